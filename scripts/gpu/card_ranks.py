@@ -30,7 +30,7 @@ def on_ranks(number: int, work: Callable[[Day, Path], None], day: Day, out: Path
     """Do the same work in `number` processes that form a process group.
 
     Raises:
-        RuntimeError: one of them failed.
+        RuntimeError: a process failed.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -79,7 +79,7 @@ def shared_card(day: Day) -> Figures:
 
 
 def codes_and_gradient(day: Day, out: Path) -> None:
-    """Move a codebook and compute one step's gradient on this rank's share of a global batch."""
+    """Update a codebook and compute a gradient, on this rank's share of each batch; save both."""
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.backends.cudnn.allow_tf32 = False
@@ -110,7 +110,7 @@ def codes_and_gradient(day: Day, out: Path) -> None:
 
 
 def several_cards(day: Day) -> Figures:
-    """Train the same steps on one card and on all, over NCCL, or over gloo in a rehearsal."""
+    """Compare training on one card and on all, over NCCL, or over gloo in a rehearsal."""
     # Another process counted them, because CUDA must not be initialized before this one forks.
     number = day.pick(Results(day.out / "results.json").machine.get("cards", 1), 2)
     if number < 2:

@@ -28,7 +28,7 @@ SIZES = [(4096, 256, 1024), (8192, 64, 1024), (8192, 16, 8192), (1000, 5, 33)]  
 
 
 def implementations(day: Day) -> list[Implementation]:
-    """Return the lookups that can run on the device."""
+    """Return the implementations of the lookup that can run on the device."""
     return ["torch", "triton"] if day.device == "cuda" else ["torch"]
 
 
@@ -72,7 +72,7 @@ class coarse:  # noqa: N801 (a context, as torch names them)
 
 
 def rotation(day: Day) -> Figures:
-    """Compare the rotation's backward pass, eager and compiled, with the CPU in float64."""
+    """Compare the rotation's backward pass, eager and compiled, with float64 on the CPU."""
     checks = {}
     ways: dict[str, Callable[..., Tensor]] = {"as written": gradient.rotate_everywhere}
     if day.device == "cuda":
@@ -95,7 +95,7 @@ def rotation(day: Day) -> Figures:
 
 
 def quantizer(day: Day) -> Figures:
-    """Compare the forward and backward pass of the whole quantizer with float64 arithmetic."""
+    """Compare the forward and backward passes of the whole quantizer with a float64 reference."""
     checks = {}
     estimators: tuple[Estimator, ...] = ("rotation", "straight_through", "reflection")
     for estimator in estimators:
@@ -120,7 +120,7 @@ def quantizer(day: Day) -> Figures:
 def in_float64(
     module: VectorQuantizer, features: Tensor, g: Tensor, estimator: str
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and dL/dfeatures, computed from the formulas on the CPU."""
+    """Return the output and dL/dfeatures, computed from the formulas in float64 on the CPU."""
     leaf = features.double().requires_grad_()
     weights = {name: value.detach().double() for name, value in module.named_parameters()}
     e = F.linear(leaf[:, :, 0], weights["project_in.weight"], weights["project_in.bias"])
@@ -167,7 +167,7 @@ def fvd(day: Day) -> Figures:
 
 
 def training_step(day: Day) -> Figures:
-    """Compare loss and gradient of one step with float32 on the CPU, in every precision."""
+    """Compare the loss and gradient of a step in every precision with float32 on the CPU."""
     config = tokenizer_config(day, "bair_small")
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(config.model).train()
@@ -216,7 +216,7 @@ def one_step(
 
 
 def layouts(day: Day) -> Figures:
-    """Compare a forward and backward pass with channels last in memory with the usual layout."""
+    """Compare forward and backward passes in the channels-last and the usual memory layout."""
     config = tokenizer_config(day, "bair_small")
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(config.model).to(day.device)
@@ -241,7 +241,7 @@ def layouts(day: Day) -> Figures:
 
 
 class switched_on:  # noqa: N801
-    """A context with some features on, whatever the record of verified cards says."""
+    """A context with only these features on, whatever the record of verified cards says."""
 
     def __init__(self, *features: str):
         self.features = features
@@ -259,7 +259,7 @@ class switched_on:  # noqa: N801
 
 
 def streams(day: Day) -> Figures:
-    """Compare a causal tokenizer's stream with the whole video at once, and with training."""
+    """Compare encoding and decoding in pieces with those at once, and with the plain decoder."""
     config = tokenizer_config(day, "bair_small")
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(config.model).to(day.device).eval()
@@ -284,7 +284,7 @@ def streams(day: Day) -> Figures:
 
 
 def sampling(day: Day) -> Figures:
-    """Draw the same tokens with and without CUDA graphs, alone and in a batch."""
+    """Compare tokens drawn with and without CUDA graphs, drawn again, and in another order."""
     sizes = day.pick(
         TransformerConfig(width=256, depth=4, heads=4),
         TransformerConfig(width=32, depth=1, heads=2),

@@ -1,4 +1,4 @@
-"""Shared by the parts of a GPU day: where they run, how they check and time, their results."""
+"""Shared by the parts of a GPU day: settings, results, checks and timing."""
 
 import gc
 import json
@@ -27,7 +27,7 @@ class Day(NamedTuple):
     Attributes:
         out: folder of results and data.
         device: "cuda", or "cpu" for a rehearsal.
-        is_smoke: whether to do everything in miniature, to see that it runs; the figures mean
+        is_smoke: whether to do everything in miniature, to see that it runs; the results mean
             nothing.
     """
 
@@ -36,7 +36,7 @@ class Day(NamedTuple):
     is_smoke: bool
 
     def pick(self, full: Number, small: Number) -> Number:
-        """Return the size for the GPU, or the one for a rehearsal."""
+        """Return `full`, or `small` in a rehearsal."""
         return small if self.is_smoke else full
 
 
@@ -45,8 +45,9 @@ class Part(NamedTuple):
 
     Attributes:
         name: "correct/…", "speed/…" or "train/…".
-        work: function that returns figures; "unfinished": true among them asks for another turn.
-        seconds: number of seconds after which it is killed.
+        work: function that returns results; "unfinished": true in them means that it must be called
+            again.
+        seconds: number of seconds after which its process is killed.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Part(NamedTuple):
 
 
 class Results:
-    """results.json: the machine and each part's figures; the file on disk is always complete."""
+    """The machine and the results of each part, in results.json, which is always complete."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -66,11 +67,11 @@ class Results:
             self.machine, self.parts = held["machine"], held["parts"]
 
     def is_done(self, name: str) -> bool:
-        """Return whether a part has its figures and does not ask for another turn."""
+        """Return whether a part is finished."""
         return self.parts.get(name, {}).get("status") == "done"
 
     def write(self, name: str, figures: Figures) -> None:
-        """Replace a part's figures."""
+        """Replace a part's results, and write the file."""
         self.parts[name] = figures
         self.save()
 
@@ -81,7 +82,7 @@ class Results:
 
 
 def machine(day: Day) -> Figures:
-    """Return what the results depend on; this starts CUDA, so call it in a separate process."""
+    """Describe machine and software; this initializes CUDA, so do it in a separate process."""
     found: Figures = {**environment(), "is_smoke": day.is_smoke, "cores": os.cpu_count()}
     del found["command"]
     if day.device == "cuda":
@@ -96,7 +97,7 @@ def machine(day: Day) -> Figures:
 
 
 def check(value: float, limit: float) -> Figures:
-    """Return a figure that must not exceed a limit; NaN always exceeds it."""
+    """Return a value, its limit, and whether it stays within the limit; NaN does not."""
     return {"value": float(value), "limit": limit, "passed": bool(value <= limit)}
 
 
@@ -126,7 +127,7 @@ def wait(day: Day) -> None:
 
 
 def free(day: Day) -> None:
-    """Free unused memory, so that the next peak does not include it."""
+    """Free unused memory and restart the measurement of the peak."""
     gc.collect()
     if day.device == "cuda":
         torch.cuda.empty_cache()
@@ -134,7 +135,7 @@ def free(day: Day) -> None:
 
 
 def peak_gigabytes(day: Day) -> float | None:
-    """Return the peak memory of tensors on the GPU since `free`."""
+    """Return the peak memory of tensors on the GPU since `free`; None on a CPU."""
     return torch.cuda.max_memory_allocated() / 1e9 if day.device == "cuda" else None
 
 
@@ -145,7 +146,7 @@ SMALL = (
 
 
 def tokenizer_config(day: Day, name: str, *changes: str) -> TokenizerTrainingConfig:
-    """Return a shipped config; in a rehearsal, its networks are far smaller."""
+    """Return a shipped config with changes; in a rehearsal, always a tiny `bair_small`."""
     if day.is_smoke:
         # One model stands for all, because differences between configs are tested elsewhere.
         name, changes = "bair_small", (*changes, *SMALL)

@@ -1,4 +1,4 @@
-"""Renders the figures of a GPU day as a section of docs/results.md."""
+"""Renders the results of a GPU day as a section of docs/results.md."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -43,7 +43,7 @@ def table(results: Results) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a figure with three significant digits."""
+    """Return a value as text; a float has three significant digits, or no decimals from 1000."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -52,13 +52,13 @@ def shown(value: Any) -> str:
 
 
 def rows(heads: list[str], cells: list[list[Any]]) -> list[str]:
-    """Return a table in Markdown, followed by a blank line."""
+    """Return the lines of a Markdown table, followed by a blank line."""
     lines = [heads, ["---"] * len(heads), *cells]
     return [*(f"| {' | '.join(map(shown, line))} |" for line in lines), ""]
 
 
 def done(results: Results, prefix: str) -> Iterator[tuple[str, Figures]]:
-    """Yield the parts of a kind that have figures."""
+    """Yield the names, without the prefix, and results of the parts of a kind that have any."""
     for name, figures in results.parts.items():
         if name.startswith(prefix) and figures["status"] in ("done", "unfinished"):
             yield name.removeprefix(prefix), figures

@@ -1,8 +1,9 @@
-"""Simulated pushing, rendered here or brought along, and training on it in pieces that resume.
+"""Simulated pushing, rendered here or elsewhere, and training on it in pieces that resume.
 
     python scripts/gpu/pushing.py gpu/pushing.tar.xz [--episodes 400]
 
-writes a store to copy to a machine without MuJoCo, where the parts find it in their folder.
+writes a store to copy to a machine without MuJoCo, where the parts look for it in their output
+folder.
 """
 
 import argparse
@@ -32,7 +33,7 @@ SPEED = "time/clips_per_second"  # of a line of the log
 
 
 def make_clips(day: Day) -> Figures:
-    """Take the clips from the packed store, or render them."""
+    """Unpack the packed store or render the clips, unless they exist; return facts about them."""
     clips, packed = day.out / "clips", day.out / PACKED
     if not (clips / "manifest.json").exists():
         if packed.exists():
@@ -44,7 +45,7 @@ def make_clips(day: Day) -> Figures:
 
 
 def unpack(packed: Path, out: Path) -> None:
-    """Unpack a store of clips; nothing outside its folder is written."""
+    """Unpack a store of clips; nothing outside `out` is written."""
     with tarfile.open(packed) as archive:
         archive.extractall(out, filter="data")
 
@@ -53,7 +54,7 @@ def render(out: Path, episodes: int, test_episodes: int) -> None:
     """Simulate pushing and prepare its clips.
 
     Raises:
-        RuntimeError: MuJoCo or a graphics driver is missing; the messages above say what to do.
+        RuntimeError: `data-prep` fails, for example because MuJoCo or a graphics driver is missing.
     """
     raw = str(out / "pushing")
     numbers = ("--episodes", str(episodes), "--test-episodes", str(test_episodes))
@@ -66,7 +67,7 @@ def render(out: Path, episodes: int, test_episodes: int) -> None:
 
 
 def train_piece(day: Day, name: str, changes: tuple[str, ...]) -> Figures:
-    """Train on the clips until the run is finished or the piece's time is up; it can be resumed.
+    """Start or resume a run on the clips, until it is finished or the piece's time is up.
 
     Returns:
         The curve and the speed so far; "unfinished" is true if another piece is needed.
@@ -84,7 +85,7 @@ def train_piece(day: Day, name: str, changes: tuple[str, ...]) -> Figures:
 
 
 def figures_of(run: Path, batch_size: int) -> Figures:
-    """Return the figures in a run's log: its curve, its speed and its code usage."""
+    """Return the numbers in a run's log: its progress, curve, speed and code usage."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     scores = [line for line in lines if "validation/psnr" in line]
     speeds = sorted(line[SPEED] for line in lines if SPEED in line)
@@ -100,7 +101,13 @@ def figures_of(run: Path, batch_size: int) -> Figures:
 
 
 def settings(day: Day, steps: int, warmup: int, validate: int) -> tuple[str, ...]:
-    """Return the settings of a training run on this day."""
+    """Return the settings of a training run, in miniature for a rehearsal.
+
+    Args:
+        steps: number of steps.
+        warmup: number of steps over which the learning rate rises.
+        validate: number of steps between validations.
+    """
     small = ("optim.batch_size=2", "run.validation_clips=2", "run.num_workers=0")
     return (
         *(f"optim.steps={day.pick(steps, 2)}", f"optim.warmup_steps={day.pick(warmup, 1)}"),
@@ -111,7 +118,7 @@ def settings(day: Day, steps: int, warmup: int, validate: int) -> tuple[str, ...
 
 
 def bair_small(day: Day) -> Figures:
-    """Train `bair_small` to a target PSNR, with the straight-through estimator as on the CPU."""
+    """Train `bair_small` with the straight-through estimator, as on the CPU; check its PSNR."""
     found = train_piece(
         *(day, "bair_small"),
         (*settings(day, 12_000, 300, 1000), "model.quantizer.estimator=straight_through"),
@@ -123,7 +130,7 @@ def bair_small(day: Day) -> Figures:
 
 
 def study_arm(name: str, seed: int) -> Callable[[Day], Figures]:
-    """Return the part that trains one arm of the study, for the same number of steps as the others.
+    """Return a function that trains one arm of the study for `ARM_STEPS` steps.
 
     Args:
         name: name of the arm in scripts/study/rotation.yaml.
@@ -139,7 +146,7 @@ def study_arm(name: str, seed: int) -> Callable[[Day], Figures]:
 
 
 def main() -> None:
-    """Pack a store."""
+    """Render pushing, and pack its clip store."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("packed", type=Path)
     parser.add_argument("--episodes", type=int, default=400, help="an eighth of them for test")

@@ -1,12 +1,12 @@
-"""Copies the figures of a GPU day into the docs and into the record of features that are on.
+"""Copies the results of a GPU day into the docs and into the record of features that are on.
 
     python scripts/gpu/record.py gpu/results.json   # adds or replaces a kind of card
     python scripts/gpu/record.py                    # rewrites the passages of the docs
 
-The figures go to docs/gpu_results.json. Two things are derived from it. All sentences of the docs
-between `<!-- gpu: NAME -->` and `<!-- end of gpu -->` describe the measurements, and so are never
-outdated. video_vq/nn/verified_cards.json decides, for each card, whether the Triton lookup, the
-compiled backward pass, channels last and CUDA graphs are used.
+The results go to docs/gpu_results.json. Two things are derived from it: all passages of the docs
+between `<!-- gpu: NAME -->` and `<!-- end of gpu -->`, which are therefore never outdated, and
+video_vq/nn/verified_cards.json, which decides for each card whether the Triton lookup, the compiled
+backward pass, channels last and CUDA graphs are used.
 """
 
 import json
@@ -33,7 +33,7 @@ Cards = dict[str, Results]  # by name, in the order in which they were recorded
 
 
 def recorded() -> Cards:
-    """Return the figures of all cards that were recorded."""
+    """Return the results of all recorded cards."""
     if not KEPT.exists():
         return {}
     cards: Cards = {}
@@ -44,7 +44,7 @@ def recorded() -> Cards:
 
 
 def gains(results: Results) -> dict[str, list[float]]:
-    """Return how many times faster each feature was, wherever it was timed with and without."""
+    """Return the speed-ups of each feature, one for each pair of times without and with it."""
     sizes = results.parts.get("speed/quantizer", {}).get("sizes", {}).values()
     batches = results.parts.get("speed/sampling", {}).get("batches", {}).values()
     configs = [figures["ways"] for figures in results.parts.values() if "ways" in figures]
@@ -73,7 +73,7 @@ PROOFS = {
 
 
 def verified(results: Results) -> list[str]:
-    """Return the features to switch on: those that passed every check and were faster."""
+    """Return the features that passed every check, with a median speed-up of at least `GAIN`."""
     wrong = {name.partition(":")[0] for name in wrong_checks(results)}
     return [
         feature
@@ -99,7 +99,13 @@ def having(cards: Cards, prefix: str) -> Cards:
 
 
 def sentence(prefix: str, unmeasured: str, link: str) -> Callable[[Cards], str]:
-    """Return the function that writes where a figure was measured, or that it was not."""
+    """Return a function that writes on which cards some parts were measured, if on any.
+
+    Args:
+        prefix: beginning of the names of the parts.
+        unmeasured: sentence to use if no card has such a part.
+        link: page that the sentence links to.
+    """
 
     def passage(cards: Cards) -> str:
         found = having(cards, prefix)
@@ -119,7 +125,7 @@ def ranks(cards: Cards) -> str:
 
 
 def switched_on(cards: Cards) -> str:
-    """Return which features are on by default, card by card."""
+    """Return a sentence for each card that names its features that are on by default."""
     if not cards:
         return "No card is in the record yet, so the plain implementations are used everywhere."
     return " ".join(

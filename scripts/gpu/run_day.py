@@ -2,8 +2,8 @@
 
     python scripts/gpu/run_day.py OUT [--smoke] [--minutes 9] [--only correct/ speed/sampling]
 
-`make gpu` calls it. Each part writes its figures into OUT/results.json before the next begins. A
-part that failed or exceeded its time is tried again by the next start; a finished one is not.
+`make gpu` calls it. Each part's results are in OUT/results.json before the next begins. A part
+that failed or exceeded its time is tried again by the next start; a finished one is not.
 """
 
 import argparse
@@ -28,7 +28,7 @@ FORK = multiprocessing.get_context("fork")  # children inherit the imports, and 
 
 
 def child(work: Part, day: Day, answer: Connection) -> None:
-    """Do a part in this process, and make its process group one that can be killed as a whole."""
+    """Do a part in this process, in a new process group, and send the results or the error."""
     os.setsid()
     log = day.out / "logs" / f"{work.name.replace('/', '-')}.log"
     log.parent.mkdir(exist_ok=True)
@@ -43,7 +43,7 @@ def child(work: Part, day: Day, answer: Connection) -> None:
 
 
 def perform(part: Part, day: Day) -> Figures:
-    """Return a part's figures, or how it failed, within its time limit."""
+    """Do a part in a child, up to its time limit; return its results, or how it failed."""
     ours, theirs = FORK.Pipe()
     process = FORK.Process(target=child, args=(part, day, theirs))
     started = time.monotonic()
@@ -110,7 +110,7 @@ def run(day: Day, chosen: Sequence[Part], minutes: float) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if all parts are done and correct, 1 otherwise."""
+    """Do the chosen parts; return 0 if all are done and correct, 1 otherwise."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--smoke", action="store_true", help="in miniature, on the CPU")

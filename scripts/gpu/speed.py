@@ -78,7 +78,7 @@ def known_ceilings(day: Day) -> Figures:
 
 
 def quantizer(day: Day) -> Figures:
-    """Time a quantizer step against vector-quantize-pytorch, the lookups and the backward pass."""
+    """Time the lookups, the backward pass, and a whole step beside vector-quantize-pytorch's."""
     sizes = day.pick(SIZES, [(256, 8, 32)])
     ceiling = known_ceilings(day)
     found = {f"{n}x{d}x{k}": of_size(day, (n, d, k), ceiling) for n, d, k in sizes}
@@ -86,7 +86,11 @@ def quantizer(day: Day) -> Figures:
 
 
 def of_size(day: Day, size: tuple[int, int, int], ceiling: Figures) -> Figures:
-    """Return the times of a quantizer's parts and of its whole step beside the peer's."""
+    """Return the times of a quantizer's parts, and of its whole step beside the peer's.
+
+    Args:
+        size: numbers of latents, dimensions and codes.
+    """
     n, d, k = size
     x, codes = torch.randn(n, d, device=day.device), torch.randn(k, d, device=day.device)
     e, q, g = (torch.randn(n, d, device=day.device) for _ in range(3))
@@ -120,7 +124,7 @@ def has_peer() -> bool:
 
 
 def against_peer(day: Day, size: tuple[int, int, int]) -> Figures:
-    """Return the times and peaks of one training step, alternating between ours and the peer's."""
+    """Return median times and peak memory of our training step and the peer's, timed in turns."""
     if not has_peer():
         return {}
     from quantizer import CONTENDERS, make_step  # scripts/bench/quantizer.py imports the peer
@@ -143,7 +147,7 @@ def against_peer(day: Day, size: tuple[int, int, int]) -> Figures:
 
 
 def sampling(day: Day) -> Figures:
-    """Time sampling at several batch sizes, with and without graphs, beside its floor."""
+    """Time sampling at several batch sizes, with and without CUDA graphs, beside its floor."""
     ceiling = known_ceilings(day)
     sizes = day.pick(
         TransformerConfig(width=576, depth=8, heads=9),
@@ -169,10 +173,10 @@ def sampling(day: Day) -> Figures:
 def sampling_floor(
     day: Day, prior: Prior, batch: int, dtype: torch.dtype, ceiling: Figures
 ) -> float:
-    """Return the least number of milliseconds that all steps of a clip take.
+    """Return the least number of milliseconds in which a batch of clips can be sampled.
 
-    Each step reads the weights and the cache once and computes its products; the slower of the two
-    counts.
+    Each step reads the weights and the cache once and computes its products; only the slower of
+    reading and computing counts.
     """
     config, num_tokens = prior.config.transformer, prior.config.num_tokens
     width = torch.empty(0, dtype=dtype).element_size()
@@ -184,7 +188,7 @@ def sampling_floor(
 
 
 def fvd(day: Day) -> Figures:
-    """Time I3D, which dominates the cost of FVD; its weights do not matter."""
+    """Time I3D, which dominates the cost of FVD, with random weights."""
     from torch.utils.flop_counter import FlopCounterMode
 
     ceiling = known_ceilings(day)
@@ -200,7 +204,7 @@ def fvd(day: Day) -> Figures:
 
 
 def loading(day: Day) -> Figures:
-    """Train on noise with 0, 2 and 8 data workers, to see which share of a step waits for data."""
+    """Train on noise with 0, 2 and 8 data workers; return the share of time spent on data."""
     folder = day.out / "loading"
     make_noise_store(
         folder / "clips", size=day.pick(64, 16), num_videos=day.pick(256, 8), num_frames=30

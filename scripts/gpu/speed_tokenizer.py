@@ -19,7 +19,7 @@ MOST_CLIPS = 64
 
 
 def measured(name: str, side: int) -> Callable[[Day], Figures]:
-    """Return the part that times a config.
+    """Return a function that times training, encoding and decoding with a config.
 
     Args:
         name: name of a shipped config.
@@ -44,7 +44,7 @@ def measured(name: str, side: int) -> Callable[[Day], Figures]:
 
 
 def batch_that_fits(day: Day, config: TokenizerTrainingConfig, costs: TokenizerCosts) -> int:
-    """Return the size of a timed batch: the config's own, as far as it fits comfortably."""
+    """Return the batch size to time: the config's own, as far as `SHARE` and `MOST_CLIPS` allow."""
     if day.is_smoke:
         return 1
     memory = SHARE * torch.cuda.get_device_properties(0).total_memory
@@ -60,7 +60,7 @@ def training_figures(
     size: tuple[int, int, int],
     way: str,
 ) -> Figures:
-    """Return the rate, the share of the measured bf16 peak and the memory of training steps."""
+    """Time training steps; return their rate, its share of the bf16 peak, and their memory."""
     tokenizer, video = ready(day, config, batch, size)
     optimizer = make_optimizer(tokenizer, config.optim)
     if way == "compiled":
@@ -96,7 +96,7 @@ def ready(
 def training_step(
     day: Day, tokenizer: VideoTokenizer, optimizer: torch.optim.Optimizer, video: Tensor
 ) -> Callable[[], None]:
-    """Return a training step, without loading and without perceptual and adversarial losses."""
+    """Return a function that does a training step, without perceptual or adversarial loss."""
 
     def step() -> None:
         with autocast(day):
