@@ -63,7 +63,7 @@ class Peer(nn.Module):
     def forward(
         self, features: Float[Tensor, "b c t h w"]
     ) -> tuple[Float[Tensor, "b c t h w"], Int[Tensor, "b t h w"], Float[Tensor, ""]]:
-        """Return quantized features, codes and commitment, in float32; training moves the codes."""
+        """Return quantized features, codes and commitment loss; training updates the codebook."""
         with torch.autocast(features.device.type, enabled=False):
             rows = rearrange(features.float(), "b c t h w -> b t h w c")
             flat = rearrange(self.project_in(rows), "b t h w d -> b (t h w) d")
@@ -74,14 +74,14 @@ class Peer(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Only the linear maps, with the number of channels of a code and without rounding."""
+    """Only the linear maps, down to the dimension of a code and back, without quantization."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.maps = nn.Sequential(nn.Linear(dim, CODEBOOK_DIM), nn.Linear(CODEBOOK_DIM, dim))
 
     def forward(self, features: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t h w"]:
-        """Return the features through the bottleneck, in float32."""
+        """Return the features after both maps, in float32."""
         with torch.autocast(features.device.type, enabled=False):
             rows = self.maps(rearrange(features.float(), "b c t h w -> b t h w c"))
             return rearrange(rows, "b t h w c -> b c t h w")
@@ -119,20 +119,20 @@ class Ours(nn.Module):
         return Reconstruction(video, output.codes, commitment)
 
     def begin(self, video: Float[Tensor, "b 3 t h w"]) -> None:
-        """Draw our first codes from the first batch; the others do so in their first pass."""
+        """Draw our first codes from the first batch; the peer does so in its first forward pass."""
         if isinstance(self.quantizer, VectorQuantizer):
             with torch.no_grad():
                 latents = self.quantizer.latents(self.encoder(video))
             self.quantizer.codebook.initialize((latents,), seed=0)
 
     def end_step(self) -> None:
-        """Move our codebook after an optimizer step; the others move theirs in the forward pass."""
+        """Update our codebook after an optimizer step; the peer's changes in the forward pass."""
         if isinstance(self.quantizer, VectorQuantizer) and self._statistics is not None:
             self.quantizer.codebook.update(self._statistics, seed=0)
 
 
 class VideoGPTLike(Baseline):
-    """The baseline with the same number of codes as the others."""
+    """The VideoGPT-like VQ-VAE, with the same number of codes as the other arms."""
 
     def __init__(self):
         super().__init__()

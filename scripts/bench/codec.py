@@ -35,14 +35,14 @@ from video_vq.stores.files import read_json, write_json
 
 Scores = dict[str, Any]
 NUM_RATES = 7
-REACH = 4.0  # the codecs' rates go from the tokenizers' least over this to their largest times it
+REACH = 4.0  # the codecs' rates extend the range of the tokenizers' by this factor on both sides
 FIXED = "fixed length"  # the rate of the codes themselves
 CURVES = "curves.json"  # in --out: all points
 PANELS = {"psnr": "PSNR, dB", "ssim": "SSIM", "st_lpips": "ST-LPIPS", "rfvd": "rFVD"}
 
 
 class Model(NamedTuple):
-    """A tokenizer to measure, and a prior of its tokens."""
+    """A tokenizer to measure, with its token store and prior, if any."""
 
     name: str
     tokenizer: Path
@@ -122,7 +122,7 @@ def measure_codecs(
         scores: scores of the tokenizer, whose protocol the scores of the codecs must share.
 
     Raises:
-        InputError: the folder holds scores of other clips, or of another protocol.
+        InputError: the folder holds scores of other clips or settings, or made with another PyAV.
     """
     identity = scores["identity"]
     shared = {key: identity[key] for key in ("data", "split", "num_clips", "protocol", "st_lpips")}
@@ -155,7 +155,7 @@ def measure_codecs(
 
 
 def rates_around(models: Mapping[str, Scores]) -> list[int]:
-    """Return log-spaced rates from below the smallest to above the largest of the tokenizers."""
+    """Return log-spaced bits per clip, from below the tokenizers' lowest to above their highest."""
     bits = [point.bits for scores in models.values() for point in points_of(scores).values()]
     return [int(rate) for rate in np.geomspace(min(bits) / REACH, max(bits) * REACH, NUM_RATES)]
 
@@ -184,7 +184,7 @@ def curves_of(codecs: Sequence[Scores]) -> dict[str, list[Point]]:
 
 
 def at_bits(curve: Sequence[Point], bits: float, score: str) -> float | None:
-    """Return a curve's score at a rate, interpolated linearly in log bits."""
+    """Return a score at a rate, interpolated linearly in log bits; None outside the curve."""
     known = [
         (point.bits, value) for point in curve if (value := point.scores.get(score)) is not None
     ]
@@ -203,7 +203,7 @@ def titles_of(models: Mapping[str, Scores]) -> dict[str, str]:
 
 
 def markdown(models: Mapping[str, Scores], curves: Mapping[str, Sequence[Point]]) -> str:
-    """Return a row per tokenizer and rate, with each codec at the same number of bits."""
+    """Return a table with a row per tokenizer and rate, and each codec's scores at this rate."""
     shown = titles_of(models)
     heads = list(shown.values())
     head = [
@@ -235,7 +235,7 @@ def panels_of(
 
 
 def read_panels(texts: Sequence[str]) -> dict[str, Panel]:
-    """Return the PSNR on several stores, as a panel for each NAME=FOLDER."""
+    """Return a panel with the PSNR on each store, given as NAME=FOLDER, by its title."""
     panels = {}
     for text in texts:
         name, equals, folder = text.partition("=")

@@ -30,15 +30,15 @@ class Axis(NamedTuple):
     marks: tuple[tuple[float, str], ...] = ()
 
     def place(self, value: float) -> float:
-        """Return the position of a value before scaling."""
+        """Return a value, or its logarithm to base 10 on a logarithmic axis."""
         return math.log10(value) if self.is_log else value
 
 
 def curve_picture(curves: Mapping[str, Sequence[Point]], x: Axis, y: Axis, title: str) -> str:
-    """Return an SVG of curves by name.
+    """Return an SVG of curves.
 
     Args:
-        curves: points, in the order in which they are joined.
+        curves: points of each curve by its name, in the order in which they are joined.
         x: the horizontal axis.
         y: the vertical axis.
         title: title of the picture.
@@ -87,14 +87,14 @@ def _values(axis: Axis, values: Sequence[float]) -> list[float]:
 def _scaled(
     axis: Axis, values: Sequence[float], start: float, end: float
 ) -> Callable[[float], float]:
-    """Return the function from a value to its pixel position."""
+    """Return the function from a value to its position between the pixels `start` and `end`."""
     places = _values(axis, values)
     low, span = min(places), (max(places) - min(places)) or 1.0
     return lambda value: start + (end - start) * (axis.place(value) - low) / span
 
 
 def _ticks(axis: Axis, values: Sequence[float]) -> list[float]:
-    """Return up to eight round values between the smallest and the largest."""
+    """Return round values within the range: at most 7, or 1, 2 and 5 per decade on a log axis."""
     places = _values(axis, values)
     low, high = min(places), max(places)
     if axis.is_log:

@@ -1,9 +1,9 @@
-"""Measures the share of `video-vq fvd` outside the network: decoding, resizing, hashing, sums.
+"""Measures what `video-vq fvd` costs besides the network: decoding, resizing, hashing, sums.
 
-python scripts/bench/fvd.py FOLDER [--clips 24]: CPU time for the features of the folder's videos
-from an empty cache, compared with the network's forward passes in the same run, and again from the
-cache. It also measures the wall time, with the network on one thread and the reading in another,
-and the plain decoding of the same frames without conversion to RGB, which is the codec's own work.
+`python scripts/bench/fvd.py FOLDER [--clips 24]` prints ratios to the time of the network's forward
+passes in the same run: the CPU time for the features of the folder's videos, from an empty cache
+and from the cache; the wall time, with the network on one thread and the reading on another; and
+the CPU time of decoding the same frames without conversion to RGB, which is the codec's own work.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Timed(nn.Module):
         self.network, self.cpu_seconds, self.wall_seconds = network, 0.0, 0.0
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """Run the network on the clock of its own thread, as another one decodes meanwhile."""
+        """Run the network; count the CPU time of this thread only, since another one decodes."""
         cpu, wall = time.thread_time(), time.perf_counter()
         features = self.network(video)
         self.cpu_seconds += time.thread_time() - cpu

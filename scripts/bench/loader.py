@@ -1,9 +1,10 @@
 """Compares the loader with a plain memory-mapped read, and measures its share of a step.
 
-python scripts/bench/loader.py [--size 64] [--steps 60]: the loader's batches of random windows (one
-process, no workers) beside a loop that knows the windows and copies the same rows of the same files
-into one array; CPU time, interleaved. Then the demo's tokenizer is trained, and the loop's own
-timers give the share of a step that is spent on `data`: reading, stacking and scaling to [-1, 1].
+`python scripts/bench/loader.py [--size 64] [--steps 60]` measures the CPU time of the loader's
+batches of random windows (one process, no workers) and, in turns, that of a loop that knows the
+windows and copies the same rows of the same files into one array. Then it trains the demo's
+tokenizer; the timers of the training loop give the share of a step that is spent on `data`:
+reading, stacking and scaling to [-1, 1].
 """
 
 import argparse
@@ -90,7 +91,7 @@ def clips_per_second(store: ClipStore, rounds: int) -> dict[str, list[float]]:
 
 
 def shares_of_steps(folder: Path, steps: int) -> list[float]:
-    """Return the share of the loop's time spent on `data`, for each line of its log."""
+    """Train on noise; return the share of time spent on `data` per logged line but the first."""
     make_store(folder / "clips", DEMO_SIZE)
     settings = [
         *(f"optim.steps={steps}", f"optim.warmup_steps={steps // 10}"),

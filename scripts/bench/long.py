@@ -1,10 +1,10 @@
 """Measures the quality of samples longer than a clip: their seams, and their drift over time.
 
-Seams: the mean change between frames where a window of the prior begins, relative to other latent
-frames, and at latent frames relative to frames inside them, compared with real videos. Drift: FVD
-of each second of all samples against real clips of that length. Seconds with fewer frames than
---least are extended. FVD depends on the number of samples, so it only compares the seconds of one
-store with each other. Example:
+Seams: the mean change between frames where a window of the prior begins, relative to that where
+other latent frames begin; and the mean change where any latent frame begins, relative to that
+inside latent frames, also for real videos. Drift: FVD of each second of all samples against real
+clips of that length. Seconds with fewer frames than --least are extended. FVD depends on the number
+of samples, so compare it only between seconds of the same store. Example:
 
   video-vq sample --prior p --tokenizer t --out long --seconds 60 --num 64
   python scripts/bench/long.py long --tokenizer t --real clips --out runs/long
@@ -65,13 +65,19 @@ def length_of(samples: ClipStore, tokenizer: TokenizerIdentity) -> SampleLength:
 
 
 def window_starts(length: SampleLength, frames_per_latent: int) -> list[int]:
-    """Return the first frames that each window after the first adds."""
+    """Return the first frame that each window after the first adds."""
     latents = range(length.window, length.num_latents, length.stride)
     return [1 + (latent - 1) * frames_per_latent for latent in latents]
 
 
 def seams_of(clips: Iterator[np.ndarray], windows: Sequence[int], latents: Sequence[int]) -> Seams:
-    """Return the seams of videos, each 1 t h w 3, as means of their ratios."""
+    """Return the seams of videos, as means over the videos whose ratios are finite.
+
+    Args:
+        clips: videos, each 1 t h w 3.
+        windows: frames at which windows of the prior begin.
+        latents: frames at which latent frames begin.
+    """
     others = [frame for frame in latents if frame not in set(windows)]
     found = []
     for clip in clips:
@@ -108,7 +114,18 @@ def moments(store: ClipStore, windows: Sequence[Window], network: FeatureNetwork
 def drift(
     samples: ClipStore, real: Moments, piece: int, network: FeatureNetwork, every: int
 ) -> list[dict[str, float]]:
-    """Return FVD and mean change of each piece with a number of frames, or of every n-th piece."""
+    """Return the first frame, FVD and mean change of each scored piece, over all samples.
+
+    Args:
+        samples: the samples.
+        real: statistics of real clips of the same length as the pieces.
+        piece: number of frames of a piece.
+        network: the feature network.
+        every: 1 to score all pieces, n to score every n-th piece.
+
+    Raises:
+        InputError: a sample has fewer frames than a piece.
+    """
     total = min(video.num_frames for video in samples.videos)
     found = []
     for start in range(0, total - piece + 1, piece * every):
@@ -122,7 +139,7 @@ def drift(
 
 
 def mean_change(store: ClipStore, windows: Sequence[Window]) -> float:
-    """Return the mean change between frames, in gray levels."""
+    """Return the mean absolute change between successive frames, in gray levels."""
     changes = [
         float(np.abs(np.diff(clip.numpy()[0].astype(np.int16), axis=0)).mean())
         for clip in (read_windows(store, [window]) for window in windows)
@@ -131,7 +148,7 @@ def mean_change(store: ClipStore, windows: Sequence[Window]) -> float:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return all figures."""
+    """Return all measurements."""
     samples, real = ClipStore(arguments.samples), ClipStore(arguments.real)
     tokenizer = read_tokenizer_identity(arguments.tokenizer)
     length, facts = length_of(samples, tokenizer), tokenizer.facts

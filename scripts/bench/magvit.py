@@ -81,7 +81,7 @@ def make_encoder(widths: tuple[int, ...], depth: int, out_channels: int) -> nn.S
 
 
 def make_decoder(widths: tuple[int, ...], depth: int, in_channels: int) -> nn.Sequential:
-    """Return the decoder."""
+    """Return the decoder; each level but the finest doubles t, h and w."""
     width = widths[-1]
     layers: list[nn.Module] = [conv(in_channels, width), *blocks(width, width, depth)]
     for level, level_width in reversed(list(enumerate(widths))):
@@ -105,7 +105,7 @@ class LearnedCodebook(nn.Module):
     def forward(
         self, latents: Float[Tensor, "n d"]
     ) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"], dict[str, Loss]]:
-        """Return quantized rows with the copied gradient, their codes and the losses."""
+        """Return quantized rows with the straight-through gradient, their codes and the losses."""
         squares = latents.square().sum(1, keepdim=True) + self.codes.square().sum(1)
         distances = torch.addmm(squares, latents, self.codes.T, alpha=-2)
         indices = distances.argmin(1)
@@ -169,7 +169,7 @@ class MagvitLoss(nn.Module):
 
     Args:
         reconstruction: weight of the mean squared error of pixels in [-1, 1]. The default is that
-            of the released code, whose pixels span half of this range.
+            of the released code, whose pixels span half this range.
     """
 
     COMMITMENT, CODEBOOK, ENTROPY = 0.25, 1.0, 0.1

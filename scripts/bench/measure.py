@@ -38,7 +38,7 @@ def _status(name: str) -> int:
 
 
 def peak_mebibytes(work: Callable[[], object], device: str) -> float:
-    """Return the additional peak memory of `work`; call it in a new process."""
+    """Return the additional peak memory of `work`; call this function in a new process."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -57,7 +57,7 @@ def number_from_fresh_process(file: str, arguments: Sequence[str]) -> float:
 
 
 def product_rate(precision: Precision, device: str) -> Callable[[], float]:
-    """Measure GFLOP/s in a large square matrix product."""
+    """Return a function that measures the GFLOP/s of a large square matrix product."""
     side = 1024 if device == "cpu" else 8192
     a = torch.randn(side, side, device=device, dtype=DTYPES[precision])
     out = torch.empty_like(a)
@@ -69,7 +69,7 @@ def product_rate(precision: Precision, device: str) -> Callable[[], float]:
 
 
 def convolution_rate(precision: Precision, device: str) -> list[Callable[[], float]]:
-    """Measure GFLOP/s for each of the convolutions."""
+    """Return a function for each of `CONVOLUTIONS` that measures its GFLOP/s."""
     dtype = DTYPES[precision]
     batch = 2 if device == "cpu" else 64
 
@@ -94,6 +94,6 @@ def counted_operations(work: Callable[[], object]) -> int:
 
 
 def shown(values: Sequence[float], digits: int = 0) -> str:
-    """Return median and range."""
+    """Return the median and the range as text."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

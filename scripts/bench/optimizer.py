@@ -27,7 +27,7 @@ Kind = Literal["adamw", "muon"]
 def make_step(
     config: TokenizerTrainingConfig, kind: Kind, batch: int, size: int
 ) -> Callable[[], None]:
-    """Return a training step on random clips, with an initialized optimizer state."""
+    """Return a function that does a training step on random clips, after doing one."""
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(config.model).train()
     optimizer = make_optimizer(tokenizer, OptimizerConfig(kind=kind, lr=1e-6))
@@ -40,7 +40,7 @@ def make_step(
 
 
 def make_updates(config: TokenizerTrainingConfig) -> dict[str, Callable[[], object]]:
-    """Return updates of all hidden matrices, ours and torch's, without any passes."""
+    """Return functions that update all hidden matrices, ours and torch's, without any passes."""
     torch.manual_seed(0)
     ours, muon = VideoTokenizer(config.model), OptimizerConfig(kind="muon")
     hidden = parameter_groups(ours, muon)[-1]["params"]
@@ -59,7 +59,7 @@ def make_updates(config: TokenizerTrainingConfig) -> dict[str, Callable[[], obje
 
 
 def medians(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the CPU time of each in milliseconds, as medians of interleaved rounds."""
+    """Return the CPU time of each function in milliseconds, as the median of interleaved rounds."""
     found: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():

@@ -1,8 +1,8 @@
 """Compares masked and autoregressive priors of one tokenizer: gFVD over steps and clips/second.
 
-Each number of steps draws a separate store with the same seeds, which is scored against the real
-clips. Speeds are those of the token sampler only, in CPU or GPU time, as medians over interleaved
-rounds. All figures are relative to the autoregressive prior. A second start continues: existing
+For each number of steps, samples are drawn from the same seeds into a separate store and scored
+against the real clips. Speeds are those of the token sampler only, in CPU or GPU time, as medians
+over interleaved rounds. Ratios are to the autoregressive prior. A second start continues: existing
 samples and scores are not made again. Example:
 
   video-vq train-prior --config demo/prior --tokens demo/tokens --out demo/masked model.kind=masked
@@ -53,7 +53,7 @@ def gfvd(
     real: Moments,
     network: FeatureNetwork,
 ) -> float:
-    """Return the distance of samples to the real clips; both are stored."""
+    """Draw and store samples; return and store their FVD against the real clips."""
     name = AUTOREGRESSIVE if steps is None else f"steps-{steps}"
     job = SampleJob(
         prior=arguments.prior if steps is None else arguments.masked,
@@ -85,7 +85,7 @@ def real_key(arguments: argparse.Namespace) -> list[Any]:
 def clips_per_second(
     priors: dict[str, AnyPrior], plan: list[int | None], arguments: argparse.Namespace
 ) -> list[float]:
-    """Return the speed of each sampler, in the order of the plan, in interleaved rounds."""
+    """Return the median speed of each sampler over interleaved rounds, in the plan's order."""
     batch = arguments.batch_size
     works = []
     for steps in plan:
@@ -108,7 +108,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return one row for the autoregressive prior and one for each number of steps.
 
     Raises:
-        InputError: models and data do not fit.
+        InputError: a prior is of the wrong kind or takes actions, or models and data do not match.
     """
     accelerator = Accelerator()
     priors = {

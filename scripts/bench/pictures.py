@@ -3,8 +3,8 @@
   PYTHONPATH=scripts/bench video-vq fvd --sanity clips --network pictures:mean_of_frames
 
 `mean_of_frames`, for comparison with a sanity table of FVD, averages ST-LPIPS's last layer over
-space and time, so the order of the frames cannot matter. `colours` takes no time and replaces a
-network where FVD is not needed.
+space and time, so the order of the frames cannot matter. `colours` takes almost no time and
+replaces a network where FVD is not needed.
 """
 
 import torch
@@ -32,7 +32,7 @@ class MeanOfFrames(nn.Module):
 
 
 class Colours(nn.Module):
-    """The mean of each color over a clip's pixels and frames, and its deviation."""
+    """The mean and standard deviation of each color over a clip's pixels and frames."""
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 6"]:
         """Return the features of clips."""
@@ -40,7 +40,7 @@ class Colours(nn.Module):
 
 
 def colours() -> nn.Module:
-    """Return the network."""
+    """Return the network, which has no weights."""
     return Colours()
 
 

@@ -1,9 +1,10 @@
-"""Compares the frames per second that a core prepares with the best plain loop over the decoder.
+"""Compares the frames that a core prepares per second with those of the best plain loop.
 
-python scripts/bench/prepare.py [FOLDER] [--size 64]: CPU time of the function that a worker runs
-(hash and count the file, decode, turn upright, scale, write, hash and fsync the shard) over that of
-a loop that only decodes and scales by the same filter into memory. Without FOLDER, videos of
-320x240 are made: moving textures with noise, as MPEG-4 in AVI like UCF-101.
+`python scripts/bench/prepare.py [FOLDER] [--size 64]` divides the frames per CPU second of the
+function that a worker runs (hash and count the file, decode, turn upright, scale, write, hash and
+fsync the shard) by those of a loop that only decodes and scales with the same filter into memory.
+Without FOLDER, videos of 320x240 are made: moving textures with noise, as MPEG-4 in AVI like
+UCF-101.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def plain_loop(items: tuple[Item, ...], decoder: Decoder, size: int) -> int:
 
 
 def loop_that_scales_inside(items: tuple[Item, ...], size: int) -> int:
-    """Decode and scale with FFmpeg's own scaler, to show the cost of reproducible pixels."""
+    """Count frames decoded and scaled by FFmpeg alone, to show what reproducible pixels cost."""
     count, reformatter = 0, VideoReformatter()
     for item in items:
         with av.open(item.path) as container:

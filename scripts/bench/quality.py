@@ -82,7 +82,7 @@ def run_arm(
     lr: float,
     frechet: FrechetToTest | None,
 ) -> dict[str, Any]:
-    """Train and score one arm, with rFVD if it is given."""
+    """Train and score one arm, with rFVD unless `frechet` is None."""
     torch.manual_seed(settings.seed)
     model = ARMS[name].make()
     did = train(model, ARMS[name].recipe, store, scored.val, settings, seconds, lr)
@@ -121,7 +121,7 @@ def score_controls(store: ClipStore, scored: Scored, settings: Settings) -> dict
 
 
 def read_scored(store: ClipStore, settings: Settings) -> Scored:
-    """Return the val clips, which choose the learning rate, and the reported test clips."""
+    """Return val clips for choosing the learning rate, and test clips for the reported scores."""
     found = (
         scoring_windows(store, split, NUM_FRAMES, 1, settings.num_clips, settings.seed)
         for split in ("val", "test")
@@ -130,14 +130,14 @@ def read_scored(store: ClipStore, settings: Settings) -> Scored:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a complete file or none."""
+    """Write a JSON file, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as file:
         file.write((json.dumps(value) + "\n").encode())
 
 
 def require_same_plan(path: Path, plan: dict[str, Any]) -> None:
-    """Record the plan that all results of a folder share.
+    """Record the plan that all results of a folder share, or check that it is the recorded one.
 
     Raises:
         InputError: the folder holds results of other data or settings.
@@ -207,10 +207,10 @@ def compare(
 
 
 def require_positive(arguments: argparse.Namespace) -> None:
-    """Refuse budgets and numbers that are not positive.
+    """Check the ranges of the numeric arguments.
 
     Raises:
-        InputError: one of them is not positive.
+        InputError: a budget is not positive or not finite, or another number is too small.
     """
     if not all(0 < seconds < float("inf") for seconds in arguments.seconds):
         raise InputError(f"--seconds must be positive, found {arguments.seconds}")

@@ -37,7 +37,7 @@ def budgets_of(results: Sequence[Result]) -> list[float]:
 
 
 def by_arm(results: Sequence[Result]) -> dict[str, dict[float, Result]]:
-    """Return the best runs by arm and budget, the arm with the highest PSNR first."""
+    """Return the best runs by arm and budget, the arm with the highest final PSNR first."""
     found: dict[str, dict[float, Result]] = {}
     for result in best(results):
         found.setdefault(result["arm"], {})[result["seconds"]] = result
@@ -45,7 +45,7 @@ def by_arm(results: Sequence[Result]) -> dict[str, dict[float, Result]]:
 
 
 def seconds_to(goal: str, runs: dict[float, Result]) -> str:
-    """Return the fewest CPU seconds in which an arm reached a PSNR, in any of its budgets."""
+    """Return, as text, the fewest CPU seconds in which any run of an arm reached a PSNR."""
     found = [
         run["seconds_to"][goal] for run in runs.values() if run["seconds_to"][goal] is not None
     ]
@@ -98,7 +98,7 @@ def spread(places: Sequence[float], distance: float, end: float = math.inf) -> l
 
 
 def text(x: float, y: float, content: str, anchor: str = "start", colour: str = "#333") -> str:
-    """Return a piece of text."""
+    """Return an SVG element with text."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">'
         f"{escape(content)}</text>"
@@ -106,7 +106,7 @@ def text(x: float, y: float, content: str, anchor: str = "start", colour: str = 
 
 
 def line(x1: float, y1: float, x2: float, y2: float, colour: str, dashes: str = "") -> str:
-    """Return a line."""
+    """Return an SVG element with a line."""
     return (
         f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" '
         f'stroke-dasharray="{dashes}"/>'
@@ -114,7 +114,7 @@ def line(x1: float, y1: float, x2: float, y2: float, colour: str, dashes: str = 
 
 
 def picture(results: Sequence[Result], controls: dict[str, dict[str, float]]) -> str:
-    """Return an SVG: PSNR and SSIM over the CPU time of training, and rFVD after the longest."""
+    """Return an SVG: PSNR and SSIM over the CPU time of training, rFVD at the largest budget."""
     arms = by_arm(results)
     colours: dict[str, str] = dict(zip(sorted(arms), COLOURS, strict=False))
     parts = [
@@ -137,7 +137,7 @@ def score_panel(
     controls: dict[str, dict[str, float]],
     colours: dict[str, str],
 ) -> list[str]:
-    """Return axes and lines of a panel on the left: a score over the CPU time of training."""
+    """Return the SVG elements of a panel on the left: a score over the CPU time of training."""
     values = [run[score] for runs in arms.values() for run in runs.values()]
     dashed = {name: scores[score] for name, scores in controls.items()}
     extent = max([*values, *dashed.values()]) - min([*values, *dashed.values()])
@@ -179,7 +179,7 @@ def score_panel(
 
 
 def rfvd_bars(arms: dict[str, dict[float, Result]], colours: dict[str, str]) -> list[str]:
-    """Return the right half; nothing if no rFVD was computed."""
+    """Return the SVG elements of the rFVD bars on the right; empty if no rFVD was computed."""
     last = {name: runs[max(runs)] for name, runs in arms.items()}
     found = {name: run for name, run in last.items() if "rfvd" in run}
     if not found:

@@ -22,7 +22,7 @@ from video_vq.training.optimizer import learning_rate, make_optimizer, set_learn
 
 NUM_FRAMES = 16
 CHECKS, CHECKED_CLIPS = 24, 16  # of val PSNR while a training runs
-GOALS = (26.0, 28.0)  # dB, the time to which is told
+GOALS = (26.0, 28.0)  # dB; the report tells the time to reach them
 
 Clips = UInt8[Tensor, "b t h w 3"]
 
@@ -59,7 +59,7 @@ def reconstruct(
 
 
 def similarity(copies: Clips, clips: Clips) -> dict[str, float]:
-    """Return means over the clips."""
+    """Return the mean PSNR and SSIM over the clips."""
     return {
         "psnr": float(psnr_per_clip(copies, clips).mean()),
         "ssim": float(ssim_per_clip(copies, clips).mean()),
@@ -70,8 +70,8 @@ class Checks:
     """PSNR of a few val clips at equal intervals of a budget, in CPU time not charged to it.
 
     Attributes:
-        curve: CPU seconds of training and dB, check by check.
-        seconds: duration of the checks themselves in seconds.
+        curve: CPU seconds of training and PSNR in dB, for each check.
+        seconds: CPU seconds that the checks took.
     """
 
     def __init__(self, model: Ours | Baseline, clips: Clips, settings: Settings, budget: float):
@@ -83,7 +83,7 @@ class Checks:
         self.seconds = 0.0
 
     def __call__(self, spent: float) -> None:
-        """Check if a check is due."""
+        """Compute the PSNR if a check is due after these CPU seconds of training."""
         if spent < self.budget * (len(self.curve) + 1) / CHECKS:
             return
         started = time.process_time()
@@ -96,7 +96,8 @@ class Checks:
 def seconds_to_reach(goal: float, curve: Sequence[tuple[float, float]]) -> float | None:
     """Return when a curve of seconds and dB first reaches a goal, interpolating linearly.
 
-    It is None if it never does, and the time of the first check if that already reaches the goal.
+    The result is None if the curve never reaches it, and the time of the first check if that
+    already reaches it.
     """
     for index, (seconds, psnr) in enumerate(curve):
         if psnr >= goal:
@@ -116,7 +117,7 @@ def train(
     seconds: float,
     lr: float,
 ) -> dict[str, Any]:
-    """Train for a budget of CPU seconds, at least one step; return facts about the run."""
+    """Train for a budget of CPU seconds, but at least one step; return the run's measurements."""
     config = replace(recipe.optimizer, lr=lr)
     loss_of = recipe.loss()
     optimizer = make_optimizer(model, config, model.outer_layers)

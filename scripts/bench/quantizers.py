@@ -3,8 +3,8 @@
     ACCELERATE_MIXED_PRECISION=bf16 OMP_NUM_THREADS=1 python scripts/bench/quantizers.py \
         --data clips --out bench --seconds 1200 --prior-seconds 600 --bits 9 12 15 18 --seeds 0 1
 
-Each run covers the whole pipeline: train-tokenizer, encode, train-prior, evaluate. The cost
-of a step of each arm is first measured in a new process, relative to that of a reference arm, and
+Each run covers the whole pipeline: train-tokenizer, encode, train-prior, evaluate. The CPU time of
+a step of each arm is first measured in a new process, relative to that of a reference arm, and
 stored in steps.json; it determines the number of steps within the budget. A second start continues
 where the first one stopped. The results are in results.json, table.md and rate_distortion.svg.
 """
@@ -55,6 +55,9 @@ def quantizer_of(arm: str, bits: int) -> AnyConfig | None:
     Args:
         arm: one of `ARMS`.
         bits: log2 of the number of codes of a position.
+
+    Raises:
+        ValueError: the arm is unknown.
     """
     size = 1 << bits
     match arm:
@@ -143,7 +146,7 @@ def prior_step(
 def prior_config(
     sizes: TransformerConfig, vocabulary: Sequence[int], grid_thw: tuple[int, int, int]
 ) -> PriorConfig:
-    """Return the config of a prior over such tokens, without conditions."""
+    """Return the config of an unconditional prior over a grid of tokens of a vocabulary."""
     split = tuple(factorise(size, sizes.sub_code_size) for size in vocabulary)
     return PriorConfig(
         codebook_size=math.prod(vocabulary),
@@ -182,9 +185,9 @@ def make_step(arguments: argparse.Namespace, kind: str, arm: str, bits: int) -> 
 
 
 def measured(arguments: argparse.Namespace, what: str, kind: str, arm: str, bits: int) -> float:
-    """Return a cost of one step of a tokenizer or prior, in the precision of Accelerate.
+    """Return a cost of one step of a tokenizer or prior, in Accelerate's mixed precision.
 
-    It runs in this process, which should be a new one.
+    Call this function in a new process.
 
     Args:
         what: "mebibytes" for the additional memory, "milliseconds" for the CPU time, or "ratio"
@@ -368,7 +371,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run every arm, size and seed, and write the results after each."""
+    """Run every arm, size and seed, and write the results after each run."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = []
     for seed in arguments.seeds:

@@ -14,7 +14,7 @@ from video_vq.training.optimizer import OUTER_LAYERS
 from video_vq.training.training_config import OptimizerConfig
 
 SCHEDULE = 1000  # the whole budget in the schedule's steps
-WARMUP = SCHEDULE // 5  # long in budgets, as they are few steps: less throws models into a plateau
+WARMUP = SCHEDULE // 5  # a long share, as budgets have few steps: less leaves models on a plateau
 COMMITMENT, RECONSTRUCTION = 0.25, 4.0
 
 Video = Float[Tensor, "b 3 t h w"]
@@ -37,19 +37,20 @@ class Reconstruction(NamedTuple):
 
 
 class Baseline(nn.Module):
-    """An arm whose forward pass does all the work of a step.
+    """A model whose codes need no work outside the forward pass and the optimizer.
 
     Attributes:
-        outer_layers: layers next to pixels or codes, which Muon leaves to AdamW.
+        outer_layers: pattern of the names of layers next to pixels or codes, which Muon leaves to
+            AdamW.
     """
 
     outer_layers: re.Pattern[str] = OUTER_LAYERS
 
     def begin(self, video: Video) -> None:
-        """Do nothing, since the first codes exist, or the first forward pass draws them."""
+        """Do nothing, since the first codes exist already, or the first forward pass draws them."""
 
     def end_step(self) -> None:
-        """Do nothing, since the optimizer or the forward pass has moved the codes."""
+        """Do nothing, since the optimizer or the forward pass has updated the codes."""
 
 
 class OurLoss(nn.Module):

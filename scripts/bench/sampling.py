@@ -1,4 +1,4 @@
-"""Times sampling, compared with an eager loop, Hugging Face and the lower bound.
+"""Times sampling, compared with an eager loop, Hugging Face and a lower bound.
 
 It measures CPU time for whole clips on one thread, as medians over interleaved rounds. Example:
 `OMP_NUM_THREADS=1 python scripts/bench/sampling.py --rounds 3`
@@ -73,7 +73,7 @@ def eager_loop(prior: Prior, batch: int) -> Tensor:
 
 
 def hugging_face(num_tokens: int, batch: int) -> Callable[[], object] | None:
-    """Return `generate()` of a Llama of the same size; None if transformers is not installed."""
+    """Return a function that samples from a Llama of equal size; None without transformers."""
     if importlib.util.find_spec("transformers") is None:
         return None
     transformers = importlib.import_module("transformers")
@@ -107,7 +107,7 @@ def hugging_face(num_tokens: int, batch: int) -> Callable[[], object] | None:
 
 
 def floor_seconds(prior: Prior, batch: int) -> float:
-    """Return the lower bound for a clip: reading weights and cache, or the matrix products.
+    """Return the least time to sample a batch: reading weights and cache, or matrix products.
 
     Both rates are measured on this machine, by the sum of a large array and by a square product.
     """
@@ -129,7 +129,7 @@ def floor_seconds(prior: Prior, batch: int) -> float:
 
 
 def compare(num_tokens: int, batch: int, rounds: int, eager: bool) -> None:
-    """Print one case."""
+    """Print the speeds for one number of tokens and one batch size."""
     torch.manual_seed(0)
     config = PriorConfig(CODEBOOK_SIZE, GRIDS[num_tokens], transformer=SIZES)
     prior = Prior(config).eval()

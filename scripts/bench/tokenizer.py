@@ -1,4 +1,4 @@
-"""Times our tokenizer and a VideoGPT-like VQ-VAE of equal operations per clip, in one run.
+"""Times our tokenizer and a VideoGPT-like VQ-VAE with as many operations per clip, in one run.
 
 On a CPU, it measures CPU time on one thread, as medians over interleaved rounds, and the additional
 peak memory of a training step, each in a new process. Example: `OMP_NUM_THREADS=1 python
@@ -85,7 +85,7 @@ class Times(NamedTuple):
 
 
 def make_model(contender: str) -> VideoTokenizer | VideoGPTTokenizer:
-    """Return a model with initialized codes."""
+    """Return a contender's model with new weights."""
     torch.manual_seed(0)
     if contender in OUR_MODELS:
         return VideoTokenizer(OUR_MODELS[contender])
@@ -139,7 +139,7 @@ def repeated(rate: Callable[[], float]) -> float:
 
 
 def measure(batch: int, rounds: int, device: str) -> Times:
-    """Return the times of all contenders, which take turns."""
+    """Return the times of all contenders, which take turns, and the machine's rates."""
     works = {contender: make_works(contender, batch, device) for contender in CONTENDERS}
     products = {name: product_rate(name, device) for name in PRECISIONS}
     convolutions = {name: convolution_rate(name, device) for name in PRECISIONS}
@@ -169,14 +169,14 @@ def operations(contender: str, device: str) -> dict[str, int]:
 
 
 def peak_of_step(contender: str, precision: Precision, batch: int, device: str) -> float:
-    """Return the peak memory of a training step in MiB, from a separate process."""
+    """Return the peak memory of a training step in MiB; call this function in a new process."""
     step = make_works(contender, batch, device)["training step"]
     with torch.autocast(device, DTYPES[precision], precision != "fp32"):
         return peak_mebibytes(step, device)
 
 
 def ratios(above: list[float], below: list[float]) -> list[float]:
-    """Return the ratio of the first's times to the second's, round by round."""
+    """Return the ratios of the values in `above` to those in `below`, round by round."""
     return [first / second for first, second in zip(above, below, strict=True)]
 
 

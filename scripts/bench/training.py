@@ -46,7 +46,7 @@ def make_store(path: Path) -> None:
 
 
 def step_shares(folder: Path, steps: int, mixed_precision: str) -> dict[str, float]:
-    """Return the share of a phase in the time of the loop, as a median over the logged windows."""
+    """Return each phase's share of the loop's time, as a median over the lines of the log."""
     os.environ["ACCELERATE_MIXED_PRECISION"] = mixed_precision
     make_store(folder / "clips")
     every = max(1, steps // 5)
@@ -69,7 +69,7 @@ def step_shares(folder: Path, steps: int, mixed_precision: str) -> dict[str, flo
 
 
 def save_seconds(folder: Path, gigabytes: float, rounds: int) -> dict[str, list[float]]:
-    """Return seconds per GB: the blocking part of a save, the whole save, and a plain write."""
+    """Return seconds per GB: the blocking copies of a save, its writing, and a plain write."""
     part = torch.zeros(int(gigabytes * GB / 4 / 8)).uniform_()
     tensors = {"model": {f"tensor-{index}": part.clone() for index in range(8)}}
     checkpoints, snapshot = CheckpointFolder(folder / "state"), Snapshot()

@@ -2,8 +2,7 @@
 
 Strided convolutions of 240 channels down to 1/4 of t, h and w, four residual blocks with axial
 attention in encoder and decoder, 2048 codes of 256 dimensions by moving averages, and the gradient
-copied past the lookup: 21.1 million parameters. The sizes are those of the paper, but the code is
-not.
+copied past the lookup: 21.1 million parameters. The sizes are those of the paper; the code is ours.
 """
 
 from typing import NamedTuple
@@ -30,8 +29,8 @@ class Halve(nn.Module):
     """A convolution of size 4 and stride 2.
 
     Args:
-        pad_first: whether to pad by a copy, like the released code, instead of inside the
-            convolution, which gives the same values faster.
+        pad_first: whether to pad by a copy, like the released code; padding inside the
+            convolution gives the same values faster.
     """
 
     def __init__(self, in_channels: int, out_channels: int, pad_first: bool):
@@ -77,7 +76,7 @@ class AxisAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w c"]:
-        """Mix the positions of each line."""
+        """Mix the positions along the axis."""
         query, key, value = (
             rearrange(product(x), self.split, heads=self.heads)
             for product in (self.query, self.key, self.value)
@@ -118,7 +117,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Features) -> Features:
-        """Add the block's change."""
+        """Add the block's output to its input."""
         return x + self.change(x)
 
 
@@ -129,10 +128,10 @@ def residual_stack(width: int, depth: int) -> nn.Sequential:
 
 
 class AveragedCodebook(nn.Module):
-    """Codes by moving averages with decay 0.99, moved by each forward pass in training mode.
+    """Codes that are moving averages of latents, updated by each forward pass in training mode.
 
-    The first codes are latents of the first batch. A code with an averaged count below one per
-    batch is replaced by a latent of the batch.
+    The decay is 0.99. The first codes are latents of the first batch. A code with an averaged count
+    below one per batch is replaced by a latent of the batch.
     """
 
     codes: Tensor
@@ -152,7 +151,7 @@ class AveragedCodebook(nn.Module):
     def forward(
         self, latents: Float[Tensor, "n d"]
     ) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"], Float[Tensor, ""]]:
-        """Return quantized rows with the copied gradient, their codes and the commitment loss."""
+        """Return quantized rows with the straight-through gradient, codes and commitment loss."""
         if self.training and not self.is_initialized:
             self._initialize(latents.detach())
         indices = self.nearest(latents.detach())
@@ -163,7 +162,7 @@ class AveragedCodebook(nn.Module):
         return latents + (q - latents).detach(), indices, commitment
 
     def nearest(self, latents: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
-        """Return the nearest codes, from the complete matrix of squared distances."""
+        """Return the nearest codes' indices, from the complete matrix of squared distances."""
         squares = latents.square().sum(1, keepdim=True) + self.codes.square().sum(1)
         return torch.addmm(squares, latents, self.codes.T, alpha=-2).argmin(1)
 

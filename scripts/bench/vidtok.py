@@ -1,7 +1,7 @@
 """A reimplementation of a VidTok-like tokenizer (Tang et al. 2024), as a baseline.
 
-It is the non-causal one with finite scalar quantization, after the paper and the released configs:
-residual blocks of 2D convolutions, each followed by one of 1D convolutions over time; sampling in
+It is the non-causal variant with finite scalar quantization, after the paper and released configs:
+residual blocks of 2D convolutions, each followed by one of 1D convolutions over time; resampling in
 space by 2D convolutions, in time by a learned blend of pooling and a 3D convolution; 3D blocks and
 attention within each frame at the bottom; layer norm over channels everywhere. Three levels give
 4x4x4 pixels per token; the released non-causal configs have four levels and 128 channels.
@@ -75,7 +75,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if is_same else conv(in_channels, out_channels, (1, 1, 1))
 
     def forward(self, x: Features) -> Features:
-        """Add the block's change."""
+        """Add the block's output to its input."""
         y = self.conv1(F.silu(self.norm1(x)))
         return self.shortcut(x) + self.conv2(F.silu(self.norm2(y)))
 
@@ -156,7 +156,7 @@ class DoubleSpace(nn.Module):
 
 
 class DoubleTime(nn.Module):
-    """a · each frame repeated + (1 − a) · a 3D convolution of that; a is learned."""
+    """a · repeated frames + (1 − a) · a 3D convolution of these; a is learned."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -208,7 +208,7 @@ class VidTokTokenizer(Baseline):
     """
 
     codes: Tensor
-    outer_layers = re.compile(r"(encoder|decoder)\.0\.")  # those of 3 channels are so by size
+    outer_layers = re.compile(r"(encoder|decoder)\.0\.")  # for Muon, 3 channels are too few
 
     SHARPNESS = 100.0  # the inverse temperature of the entropies
 
