@@ -1,8 +1,8 @@
-"""Lists documentation of arguments and attributes that is only a fragment, such as "of the clip".
+"""Lists descriptions of arguments and attributes that are only fragments, such as "of the clip".
 
 Every entry of an `Args:` or `Attributes:` section must be a phrase that makes sense without its
 name: "number of frames", not "of a clip"; `python scripts/check_docstrings.py PATH…` exits with
-status 1 if one does not.
+status 1 if any entry is a fragment.
 """
 
 import ast
@@ -60,7 +60,7 @@ def _entries_of(file: Path, first: int, lines: list[str]) -> Iterator[Entry]:
 
 
 def is_fragment(text: str) -> bool:
-    """Whether a text makes no sense without the name that it documents."""
+    """Return whether a text makes no sense without the name that it documents."""
     return FRAGMENTS.match(text) is not None and not text.startswith(COMPLETE)
 
 

@@ -69,7 +69,7 @@ class TokenizerCosts(NamedTuple):
 def tokenizer_costs(
     config: TokenizerTrainingConfig, size_thw: tuple[int, int, int], precision: str
 ) -> TokenizerCosts:
-    """Return the costs of one clip in training.
+    """Return the costs of training a tokenizer, most of them per clip.
 
     The quantizer, whose share is below one percent, and the passes of the perceptual network and
     the discriminator are left out.
@@ -110,19 +110,19 @@ def tokenizer_costs(
 
 
 def names_of(name: str) -> list[str]:
-    """Return the configs that a name in the table represents."""
+    """Return the names of the configs that a name in the table stands for."""
     return [name.replace("…", arm) for arm in ARMS.get(name.partition("/")[0], ("",))]
 
 
 def costs_of(name: str, side: int) -> tuple[TokenizerTrainingConfig, TokenizerCosts]:
-    """Return a config and its costs in bf16."""
+    """Return the first config that a name in the table stands for, and its costs in bf16."""
     path = find_config(names_of(name)[0], "tokenizer")
     config = load_config(TokenizerTrainingConfig, path)
     return config, tokenizer_costs(config, (config.data.num_frames, side, side), "bf16")
 
 
 def row(name: str, side: int) -> str:
-    """Return a config's line of the table."""
+    """Return a row of the table."""
     config, costs = costs_of(name, side)
     clip = f"{config.data.num_frames}x{side}x{side}"
     grid = config.model.backbone.grid_thw((config.data.num_frames, side, side))

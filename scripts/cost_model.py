@@ -36,9 +36,9 @@ class Decoding(NamedTuple):
     """Measurements of the decoding of some videos.
 
     Attributes:
-        frames: number of decoded frames, at the rate of the list.
+        frames: number of decoded frames, at the frame rate of the list's recipe.
         file_bytes: size of the videos' files.
-        cpu_seconds: CPU time for hashing, decoding and resizing them.
+        cpu_seconds: CPU time for hashing, decoding and resizing the videos.
     """
 
     frames: int
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def measure_decoding(raw: RawVideos, recipe: FrameRecipe, most: int, rounds: int) -> Decoding:
-    """Decode videos that are spread evenly over the list; the time is the median over rounds."""
+    """Decode up to `most` videos, spread evenly over the list; the time is a median over rounds."""
     places = np.linspace(0, len(raw.videos) - 1, min(most, len(raw.videos))).round().astype(int)
     chosen = [raw.videos[place] for place in places]
     seconds, frames = [], 0
@@ -120,7 +120,12 @@ def measure_decoding(raw: RawVideos, recipe: FrameRecipe, most: int, rounds: int
 
 
 def measure_encoding(tokenizer: VideoTokenizer, shape: tuple[int, ...], rounds: int) -> Encoding:
-    """Encode one batch of noise b t h w 3 a few times; the result is per clip."""
+    """Time the encoding of one batch of noise; return the median time and the FLOPs per clip.
+
+    Args:
+        shape: shape of the batch, b t h w 3.
+        rounds: number of timed repetitions.
+    """
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     tokenizer = tokenizer.to(device).eval()
@@ -157,14 +162,14 @@ def costs(
     grid_bytes: int,
     assumed_tflops: float,
 ) -> list[tuple[str, str]]:
-    """Return the costs of CLIPS clips that follow one another without overlap.
+    """Return the costs of CLIPS clips that follow one another without overlap, as names and texts.
 
     Args:
         decoding, encoding: the measured costs.
         frames_per_clip: number of frames of the video that one clip uses up.
         clip_bytes: size of the clip's pixels in a clip store.
         grid_bytes: size of the clip's tokens.
-        assumed_tflops: rate that a GPU reaches, in 1e12 operations per second.
+        assumed_tflops: assumed rate of a GPU, in 1e12 operations per second, if none was timed.
     """
     clips_decoded = decoding.frames / frames_per_clip
     source_bytes = decoding.file_bytes / clips_decoded * CLIPS

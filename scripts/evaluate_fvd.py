@@ -1,4 +1,4 @@
-"""FVD of two folders of videos or clip stores: `python scripts/evaluate_fvd.py REAL FAKE`."""
+"""Compute the FVD between two sets of videos: `python scripts/evaluate_fvd.py REAL FAKE`."""
 
 import sys
 

@@ -8,9 +8,9 @@ flipped condition, a dropped statement or call, two swapped arguments. It is kil
 or the time is up; a survivor shows a line that no test covers, or a change without effect. Error
 messages, annotations and assertions are not changed. The same seed draws the same mutants.
 
-The tests run in a child that is forked after PyTorch was imported, up to the first failure:
-expensive ones last, and those whose file imports the changed one first. The working tree is never
-changed.
+The tests run in a child process, forked after PyTorch is imported, up to the first failure.
+Expensive tests come last; among the others, those whose file imports the changed file come first.
+The working tree is never changed.
 """
 
 import argparse
@@ -148,7 +148,7 @@ class Finder(ast.NodeVisitor):
                 self._replace(node, repr(node.value + change))
 
     def _call(self, node: ast.Call) -> None:
-        """Swap the first two arguments; replace f(x) and x.method(…) by x."""
+        """Add mutants that swap the first two arguments, or replace f(x) or x.method(…) with x."""
         function = node.func
         if len(node.args) >= 2 and self._text(function) not in ("min", "max"):
             self._swapped(*node.args[:2])
@@ -167,7 +167,7 @@ class Finder(ast.NodeVisitor):
         self.mutants.append(Mutant(self.path, first.lineno, *ends, new))
 
     def _statement(self, node: Any) -> None:
-        """Drop a statement whose absence leaves every name defined; negate a condition."""
+        """Add a mutant that negates a condition, or drops a statement that defines no name."""
         if isinstance(node, ast.If):
             self._replace(node.test, f"not ({self._text(node.test)})")
             return
@@ -210,7 +210,7 @@ def tests_of(path: str) -> list[str]:
 
 
 def near(tests: Sequence[str], path: str) -> list[str]:
-    """Return the test files that import a source file; all if none does."""
+    """Return the test files that import a source file, or all test files if none does."""
     parent, _, name = path.removesuffix(".py").replace("/", ".").rpartition(".")
     imports = re.compile(
         rf"import {parent}\.{name}\b|from {parent}(\.{name} | import .*\b{name}\b)"
@@ -241,7 +241,7 @@ class Recorder:
         self._close = close
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Put expensive tests last, and sort files by cost, so that fixtures are made once."""
+        """Put expensive tests last and close files first; keep each file together, for fixtures."""
         files: dict[str, float] = {}
         for item in items:
             file = item.nodeid.split("::")[0]
@@ -255,19 +255,19 @@ class Recorder:
         items.sort(key=key)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Add up the times of set-up, call and tear-down."""
+        """Add up the times of setup, call and teardown, and note the first failure."""
         self.seen[report.nodeid] = self.seen.get(report.nodeid, 0.0) + report.duration
         if report.failed and not self.failed:
             self.failed = report.nodeid
 
     def pytest_collectreport(self, report: Any) -> None:
-        """Note a file that cannot be imported."""
+        """Note the first failure to collect a file."""
         if report.failed and not self.failed:
             self.failed = report.nodeid or "collection"
 
 
 def run_in_child(folder: Path, tests: Sequence[str], recorder: Recorder) -> None:
-    """Run the tests of the copy in this process and write result.json beside it; never returns."""
+    """Run the copy's tests in this process and write result.json beside the copy; never return."""
     status = 70
     try:
         os.setsid()
@@ -299,7 +299,7 @@ def run_in_child(folder: Path, tests: Sequence[str], recorder: Recorder) -> None
 def run_tests(
     folder: Path, tests: Sequence[str], recorder: Recorder, limit: float
 ) -> tuple[int | None, dict[str, Any]]:
-    """Return pytest's exit status, or None if the time was up, and the recorder's findings."""
+    """Run tests in a child; return pytest's status and the findings, or None and {} if too slow."""
     result = folder.parent / "result.json"
     result.unlink(missing_ok=True)
     child = os.fork()
@@ -342,7 +342,7 @@ def verdicts(
     only_near: bool,
     limit: float,
 ) -> Iterator[tuple[Mutant, str, str, str]]:
-    """Yield mutants with their line before and after, and the verdict."""
+    """Try each mutant; yield it with its line before and after the change, and the verdict."""
     measured: dict[str, dict[str, float]] = {}
     for mutant in mutants:
         chosen = list(tests or tests_of(mutant.path))
@@ -367,7 +367,7 @@ def verdicts(
 
 
 def main() -> None:
-    """Draw mutants and try them; print a line for each, and the rate."""
+    """Draw mutants and try them; print a line for each, and the share that was killed."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--files", nargs="+", required=True, help="FILE, FOLDER or FILE:FIRST-LAST")
     parser.add_argument("--tests", nargs="+", help="files or folders; else those in TESTS")

@@ -1,4 +1,4 @@
-"""Shows the notebooks in the documentation, by a hook of mkdocs that turns each into a page.
+"""An MkDocs hook that shows each notebook as a page of the documentation.
 
 docs/notebooks/NAME.ipynb becomes the page notebooks/NAME.md. The repository holds no outputs;
 `tests/integration/test_notebooks.py` runs the cells.
@@ -20,7 +20,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def page_of(notebook: dict[str, Any], name: str) -> str:
-    """Return the cells of a notebook as markdown."""
+    """Return the cells of a notebook in Markdown, with a download link after the first cell."""
     cells = ["".join(cell["source"]) for cell in notebook["cells"]]
     kinds = [cell["cell_type"] for cell in notebook["cells"]]
     shown = [
