@@ -1,7 +1,7 @@
 """Repeats the paper's simulation of whether the rotation trick clusters points around codes.
 
 In appendix A.2 of Fifty et al. (ICLR 2025), points descend Himmelblau's function through a
-quantizer for 100 updates, with codes by moving averages with decay 0.8 and learning rate 1e-3. Both
+quantizer for 100 updates at learning rate 1e-3; the codes are moving averages with decay 0.8. Both
 arms start from the same points and codes; the distortion is the mean squared distance of a point to
 its code. The details that the appendix leaves open are chosen here: points uniform in [-5, 5]^2,
 first codes drawn from them, plain gradient descent on the sum of the function over points, and no
@@ -32,7 +32,7 @@ ARMS: tuple[Arm, Arm] = ("straight_through", "rotation")
 
 
 class Run(NamedTuple):
-    """One arm from one seed."""
+    """The result of one arm with one seed."""
 
     points: Tensor
     codes: Tensor
@@ -49,7 +49,7 @@ def himmelblau(p: Tensor) -> Tensor:
 def simulate(
     arm: Arm, seed: int, num_points: int, num_codes: int, arguments: argparse.Namespace
 ) -> Run:
-    """Descend for some updates and return the final points and codes."""
+    """Descend for `arguments.updates` updates; return the final state and the distortions."""
     generator = torch.Generator().manual_seed(seed)
     points = (torch.rand(num_points, 2, generator=generator) * 10 - 5).requires_grad_()
     config = QuantizerConfig(

@@ -1,7 +1,8 @@
 """Checks the errors of FVD, KVD and FVD at infinite N on simulated features of known distribution.
 
 Gaussian features of 400 dimensions and trace 2500, independent or paired with the real ones. Every
-draw is a line in the output folder; a second start continues, and `--table` prints the results.
+draw is a line of draws.jsonl in the output folder; a second start continues, and `--table` only
+prints the results.
 
 Example: `OMP_NUM_THREADS=1 python experiments/simulate_fvd_statistics.py --out runs/fvd`
 """
@@ -158,7 +159,7 @@ def cells(arguments: argparse.Namespace) -> Iterable[tuple[Cell, int]]:
 
 
 def read(path: Path) -> dict[Cell, dict[str, Any]]:
-    """Return the existing results; a line that was cut off by a kill is drawn again."""
+    """Return the existing results, without lines that were cut off by a kill."""
     found = {}
     lines = path.read_text().splitlines() if path.exists() else []
     for line in filter(None, lines):
@@ -243,7 +244,7 @@ def scores(values: dict[str, Any], first: str, second: str | None) -> Draw:
 
 
 def coverage(draws: list[Draw], rule: str, truth: float) -> str:
-    """Return in how many % of the draws (with bootstraps, where needed) the interval holds it."""
+    """Return the percentage of draws (with bootstraps if needed) whose interval holds `truth`."""
     used = [one for one in draws if rule not in NEEDS_BOOTSTRAP or len(one.samples)]
     if not used:
         return "–"
@@ -307,7 +308,7 @@ def kernel_truth(model: Model, real: np.ndarray) -> float:
 
 
 def print_estimates(found: dict[Cell, dict[str, Any]]) -> None:
-    """Print KVD and FVD at infinite N: mean over draws against the truth, and their errors."""
+    """Print KVD and FVD at infinite N: means over draws beside the truth, and standard errors."""
     grouped: dict[tuple[Any, ...], list[tuple[float, float]]] = defaultdict(list)
     truths = {}
     for cell, values in found.items():
