@@ -41,13 +41,15 @@ class SubCodeLayer(NamedTuple):
 class CachedPrior:
     """A prior that decodes a fixed number of rows together and equals `Prior` up to rounding.
 
-    Attention consists of two plain batched products over the filled part of the cache. With several
-    CPU threads, torch's fused kernel would round a row differently at different batch positions.
+    Attention consists of two plain batched products, because torch's fused kernel, with several CPU
+    threads, rounds a row differently at different batch positions.
 
     Args:
-        prior: prior, whose weights are copied; conditions are embedded by the prior itself.
+        prior: source of the weights: matrices are copied, embedding tables are shared. Conditions
+            must be embedded by the prior itself.
         num_rows: number of rows per batch, the same in every call.
-        dtype: dtype of weights, cache and products; norms, positions and logits stay in float32.
+        dtype: dtype of weight matrices, cache and products; embeddings, residual stream, norms and
+            rotations stay in float32, and logits are returned in float32.
         graphs: whether to record steps as CUDA graphs, which needs a GPU.
     """
 
@@ -118,7 +120,7 @@ class CachedPrior:
 
         Args:
             condition: embedded conditions of every row.
-            given: sub-codes of the given tokens.
+            given: sub-codes of the given tokens; None for no given tokens.
 
         Returns:
             The logits for the next token's first sub-code.
@@ -146,7 +148,7 @@ class CachedPrior:
         return logits
 
     def _step_at_place(self, span: int) -> Step:
-        """Read the tokens in `taken` at `place` for a graph, without changing other state."""
+        """Read the tokens in `taken` at `place`, for use in a graph; the call may be repeated."""
         slots = self._embedded(self.taken)[:, None] + self.positions[self.place]
         if self.per_frame is not None:
             slots = slots + self.per_frame[:, self.place // self.cells]
@@ -157,7 +159,7 @@ class CachedPrior:
         return min(-(-(place + 1) // SPAN) * SPAN, self.keys.shape[3])
 
     def further(self, place: int, before: Int[Tensor, " b"]) -> Float[Tensor, "b v"]:
-        """Return the logits for a sub-code of a token other than the first.
+        """Return the logits for the second or a later sub-code of the next token.
 
         Args:
             place: index of the sub-code; all earlier sub-codes must have been requested in order.
@@ -190,7 +192,7 @@ class CachedPrior:
     def _through_layers(
         self, slots: Float[Tensor, "b m d"], places: slice | Int[Tensor, "1"], span: int
     ) -> Float[Tensor, "b v"]:
-        """Run the transformer on slots, and add the slots' keys and values to the cache.
+        """Run the transformer on slots, cache keys and values, and return the last slot's logits.
 
         Args:
             slots: embeddings of the slots.

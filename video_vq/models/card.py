@@ -1,4 +1,4 @@
-"""Model cards, which describe a model, its scores with the protocol, and how to load the model.
+"""Model cards, which describe a model, its scores and their protocol, and how to load the model.
 
 Class names, scores and all other external text are escaped and never interpreted as markup.
 """
@@ -42,13 +42,13 @@ def model_card(
         name: name for loading the model, shown in the example code.
         config: contents of the model folder's config.json.
         num_parameters: number of model parameters.
-        scores: result of `video-vq evaluate`, or the path of scores.json; None for a card without
-            scores.
+        scores: result of `video-vq evaluate`, the path of scores.json, or the folder that contains
+            scores.json; None for a card without scores.
         license: license identifier used on the Hub; None for a card without a license.
 
     Raises:
-        InputError: the scores are damaged or belong to another model, or the license identifier is
-            invalid.
+        InputError: the scores are missing, damaged or those of another model, or the license
+            identifier is invalid.
     """
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.\-]{0,63}", license):
         raise InputError(
@@ -98,8 +98,9 @@ def is_our_card(file: Path) -> bool:
 def escaped(value: Any) -> str:
     """Return a value as one line of Markdown, escaped so that the text is shown literally.
 
-    Control, format and private-use characters become visible escapes, HTML characters become
-    entities, and all other ASCII punctuation is escaped with a backslash (CommonMark 2.4).
+    The text is cut to `MAX_TEXT` characters. Control, format, private-use and unassigned characters
+    become visible escapes, HTML characters become entities, and all other ASCII punctuation is
+    escaped with a backslash (CommonMark 2.4).
     """
     text = str(value)
     if len(text) > MAX_TEXT:
@@ -168,7 +169,7 @@ def _warnings(scores: dict[str, Any], kind: str) -> dict[str, None]:
 
 
 def _at(scores: Any, place: str, fits: Callable[[Any], bool]) -> Any:
-    """Return the value for a dotted key."""
+    """Return the value for a dotted key; raise an InputError if `fits` rejects the value."""
     value = scores
     try:
         for key in place.split("."):

@@ -49,7 +49,8 @@ def as_conditions(class_labels: object, given: object, actions: object) -> Condi
     """Return conditions as tensors with the expected dtype and number of axes.
 
     Raises:
-        InputError: a condition is not an array of numbers, or has the wrong number of axes.
+        InputError: class labels or given tokens are not integers, actions are not an array of
+            numbers, or a condition has the wrong number of axes.
     """
     labels = None if class_labels is None else as_integers(class_labels, "class labels")
     tokens = None if given is None else as_integers(given, "given tokens")
@@ -76,7 +77,7 @@ def check_sampling(
     settings: SamplingSettings,
     batch_size: int,
 ) -> None:
-    """Check that seeds, conditions and settings fit the prior.
+    """Check that the seeds, conditions, settings and batch size are valid for the prior.
 
     Raises:
         InputError: see `TokenSampler.draw`.

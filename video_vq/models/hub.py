@@ -1,6 +1,7 @@
-"""Model lookup by name, in a local folder or a repository on the Hugging Face Hub.
+"""Lookup of models by name, in local folders and on the Hugging Face Hub, and upload to the Hub.
 
-Loading a model fetches only config.json and model.safetensors, and executes or unpickles no code.
+Loading a model fetches only config.json and model.safetensors, and never executes or unpickles
+code.
 """
 
 import re
@@ -26,12 +27,12 @@ def find_model_folder(name: str | Path, revision: str | None, kind: Kind) -> Pat
     Args:
         name: an existing folder, or "starter"; or, if a str, "org/name" on the Hub. A Path is
             always local.
-        revision: branch, tag or commit of a repository.
+        revision: branch, tag or commit of a repository; None for the main branch.
         kind: required model kind; tensors are downloaded only if the kind matches.
 
     Raises:
-        InputError: the name is neither a folder nor a repository, or the repository cannot be
-            downloaded.
+        InputError: the name is neither a folder nor a repository, a revision of a local folder is
+            requested, the repository holds no model of this kind, or the Hub cannot be reached.
     """
     path = named(name)
     if isinstance(name, Path) or path.exists() or path != Path(name):
@@ -54,7 +55,8 @@ def fetch_file(name: str, file: str) -> Path:
     """Return the path of a file in a Hub repository, downloaded unless it is cached.
 
     Raises:
-        InputError: there is no such file, or the Hub cannot be reached.
+        InputError: the name is invalid, there is no such repository or file, or the Hub cannot be
+            reached.
     """
     check_repository(name)
     api = _api()
@@ -125,7 +127,7 @@ def _api() -> "HfApi":
 
 @contextmanager
 def _explained(name: str, revision: str | None) -> Iterator[None]:
-    """Convert exceptions from the Hub client into messages with advice."""
+    """Re-raise exceptions of the Hub client as InputErrors whose messages give advice."""
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{name}"

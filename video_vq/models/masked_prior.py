@@ -37,7 +37,7 @@ class MaskedPrior(TokenTransformer):
 
     @property
     def rotary(self) -> RotaryTables:
-        """Return the rotary tables, with which queries and keys rotate by the slot's own cell."""
+        """Return rotary tables that rotate both queries and keys by the slot's own cell."""
         of_slots = super().rotary
         return of_slots._replace(key_cos=of_slots.query_cos, key_sin=of_slots.query_sin)
 
@@ -64,8 +64,8 @@ class MaskedPrior(TokenTransformer):
                 None hides all tokens.
 
         Raises:
-            InputError: a condition is missing, unexpected or misshapen, or the clips are
-                incomplete.
+            InputError: the tokens are misshapen or do not form whole clips, a condition is missing,
+                unexpected or misshapen, or `hidden` has the wrong shape or dtype.
         """
         sub_codes = self.split_tokens(tokens)
         batch, num_slots, _ = sub_codes.shape
@@ -104,7 +104,7 @@ class MaskedPrior(TokenTransformer):
 
 
 def hidden_tokens(keys: Sequence[Sequence[int]], num_tokens: int) -> Bool[Tensor, "b n"]:
-    """Draw the tokens to hide in training, with a separate random key for each clip.
+    """Draw a mask of the tokens to hide, with a separate random key for each clip.
 
     The hidden share is cos(π/2 · u) with u uniform in [0, 1), like the share of tokens still hidden
     at a random sampling step. At least one token per clip is hidden.

@@ -32,7 +32,7 @@ class Drawn(NamedTuple):
     """Tokens drawn for every position in one pass.
 
     Attributes:
-        sub_codes: sub-codes, drawn for visible tokens, too.
+        sub_codes: sub-codes drawn for all positions, including those of visible tokens.
         log_probability: log probability of the whole token, before temperature, top-k and top-p.
         usable: mask of the clips with valid distributions at all positions.
     """
@@ -46,8 +46,8 @@ def still_hidden(num_tokens: int, steps: int) -> list[int]:
     """Return the number of hidden tokens after each step, num_tokens · cos(π/2 · step / steps).
 
     The number is rounded down, and lowered where necessary so that each step draws at least one
-    token. It is raised where necessary so that each later step can still draw a token. `steps` is
-    first reduced to num_tokens if it is larger.
+    token. It is raised where necessary so that each later step can still draw a token. If `steps`
+    exceeds num_tokens, num_tokens steps are taken.
     """
     steps, left, found = min(steps, num_tokens), num_tokens, []
     for step in range(1, steps + 1):
@@ -67,12 +67,12 @@ class MaskedSampler(ClipSampler[MaskedPrior]):
     not depend on the other samples at all.
 
     Args:
-        prior: masked prior, on any device and in either mode; a prior in bf16, fp16 or float64 is
-            copied to float32.
+        prior: masked prior, on any device; a prior that is not in float32 or not in eval mode is
+            copied and the copy converted.
         settings: guidance, temperature, top-k and top-p; None for plain sampling.
         parallel: number of steps and confidence temperature; None for the defaults.
         batch_size: number of samples that are drawn together; record this number with the samples.
-        dtype: dtype of the matrix products.
+        dtype: dtype of the matrix products, float32 or bfloat16.
 
     Raises:
         InputError: there are more steps than tokens.

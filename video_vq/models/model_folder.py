@@ -29,7 +29,7 @@ Kind = Literal["tokenizer", "prior"]
 
 
 class ModelConfig(NamedTuple):
-    """The contents of config.json, with unchecked JSON objects in `model` and `facts`.
+    """A model folder and the contents of its config.json; `model` and `facts` are unchecked JSON.
 
     Attributes:
         dtype: dtype of the weights; a tokenizer's quantizer is always float32.
@@ -59,7 +59,8 @@ def read_model_config(path: Path, kind: Kind) -> ModelConfig:
         kind: required model kind.
 
     Raises:
-        InputError: config.json is missing or damaged, or has a different model kind or version.
+        InputError: config.json is missing or damaged, or has a different model kind or version; or
+            the files of the starter are damaged.
     """
     if path == starter.FOLDER:
         starter.require_whole()
@@ -137,7 +138,11 @@ def describe_tensors(file: Path) -> Facts:
 
 
 def describe_model(path: Path) -> tuple[str, Facts] | None:
-    """Return the model kind and details for `video-vq info`, or None for an unknown kind."""
+    """Return the model kind and details for `video-vq info`, or None for an unknown kind.
+
+    Raises:
+        InputError: as for `read_model_config` and `describe_tensors`; or a setting is invalid.
+    """
     kind = read_json(path / CONFIG, "a model's config").get("kind")
     if kind == "tokenizer":
         return "a tokenizer", _describe_tokenizer(path)

@@ -95,11 +95,12 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
                 folder may be a repository on the Hugging Face Hub, "org/name", or "starter", the
                 package's own tokenizer, which is loaded in float32. A Path is always local.
             revision: branch, tag or commit of a Hub repository; None for its main branch.
-            device: the device to put it on.
+            device: device for the model.
 
         Raises:
-            InputError: there is no such folder or repository, a file is missing or damaged, or a
-                tensor is missing, extra or misshapen.
+            InputError: there is no such folder, repository or revision, a file is missing or
+                damaged, the model is of another kind, a setting is invalid, or the tensors do not
+                match the settings or the hash.
         """
         found = read_model_config(find_model_folder(name, revision, cls.kind), cls.kind)
         source, file = str(found.folder / CONFIG), found.folder / TENSORS
@@ -142,10 +143,11 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
                 card without a license.
 
         Raises:
-            InputError: the scores belong to another model, the training details are unknown, the
-                folder contains a README.md that is not a model card of video-vq, another process is
-                writing to the folder, or the tensors could not be loaded again, because they are on
-                the meta device or have mixed dtypes or changed names or shapes.
+            InputError: the scores are missing, damaged or those of another model, the license
+                identifier is invalid, the training details are unknown, the folder contains a
+                README.md that is not a model card of video-vq, another process is writing to the
+                folder, or the tensors could not be loaded again, because they are on the meta
+                device or have unsupported or mixed dtypes or changed names or shapes.
         """
         folder = Path(path)
         if not is_our_card(folder / CARD):
@@ -178,8 +180,9 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
             revision: existing branch; None for main.
 
         Raises:
-            InputError: as for `save_pretrained`; or the Hub cannot be reached, or rejects the
-                upload.
+            InputError: the name is invalid, the scores, license identifier, training details or
+                tensors are unsuitable for `save_pretrained`, or the Hub cannot be reached or
+                rejects the upload.
         """
         check_repository(name)
         return upload_model(name, self._files(name, scores, license), private, revision)
@@ -187,7 +190,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
     def _files(
         self, name: str, scores: str | Path | dict[str, Any] | None, license: str | None
     ) -> dict[str, bytes]:
-        """Return the files of a model folder, in the order of writing."""
+        """Return file contents by name, in the order of writing, and set the model's hash."""
         facts = to_json(self.facts)
         tensors, dtype = self._tensors()
         settings = to_json(self.config)
@@ -209,7 +212,7 @@ class Pretrained(nn.Module, Generic[Config, Facts]):
         }
 
     def _tensors(self) -> tuple[dict[str, torch.Tensor], str]:
-        """Return the tensors to write, and the dtype that config.json names."""
+        """Return the tensors to write, and the dtype to record in config.json."""
         # torch.compile on a part of the model adds a prefix to tensor names.
         state = {key.replace("_orig_mod.", ""): value for key, value in self.state_dict().items()}
         if any(value.is_meta for value in state.values()):
@@ -261,7 +264,7 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
 def check_tensors(
     expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], source: str
 ) -> None:
-    """Check that a model and a file have tensors with the same names, shapes and dtypes.
+    """Check that the found tensors have the expected names, shapes and dtypes.
 
     Raises:
         InputError: tensors are missing or extra, or have a wrong shape or dtype; the message lists

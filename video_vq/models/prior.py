@@ -14,7 +14,7 @@ from video_vq.models.token_transformer import Actions, Labels, TokenTransformer
 
 
 class PriorLoss(NamedTuple):
-    """Mean cross entropy per token in nats and bits, a rate not comparable with pixel losses.
+    """Mean cross entropy per token, in nats and in bits.
 
     Several codes at a position form one token, whose cross entropy is the sum over the codes.
     """
@@ -59,7 +59,8 @@ class Prior(TokenTransformer):
                 mode, None hides no conditions.
 
         Raises:
-            InputError: a condition is missing, unexpected or misshapen, or n is too large.
+            InputError: the tokens are misshapen, n is 0 or too large, or a condition is missing,
+                unexpected or misshapen.
         """
         sub_codes = self.split_tokens(tokens)
         batch, num_slots, _ = sub_codes.shape
@@ -102,7 +103,7 @@ def prior_loss(
 
     Args:
         hidden: mask of the tokens that were hidden from a masked prior; the mean then covers only
-            hidden tokens, with equal weight for every clip.
+            hidden tokens, with equal weight for every clip. None averages over all tokens.
     """
     if hidden is not None:
         nats = clip_nats(token_nats(logits, tokens, sub_codes), hidden).mean()
@@ -116,7 +117,7 @@ def prior_loss(
 def clip_nats(
     nats: Float[Tensor, "b n"], hidden: Bool[Tensor, "b n"] | None
 ) -> Float[Tensor, " b"]:
-    """Return the mean over each clip's tokens, or over hidden tokens only if a mask is given."""
+    """Return each clip's mean over hidden tokens, or over all tokens if no mask is given."""
     if hidden is None:
         return nats.mean(1)
     return (nats * hidden).sum(1) / hidden.sum(1)

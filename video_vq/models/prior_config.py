@@ -223,7 +223,8 @@ class SamplingSettings:
         temperature: divisor of the logits.
         top_k: number of most likely tokens among which to draw (plus ties with the last); None for
             all tokens. If a token has several sub-codes, the limit applies to each sub-code.
-        top_p: smallest total probability of the most likely tokens among which to draw.
+        top_p: total probability that the smallest set of most likely tokens must reach; only tokens
+            of this set are drawn. The limit applies to each sub-code.
     """
 
     temperature: Annotated[float, Field(gt=0.0, le=1e4)] = 1.0
@@ -237,9 +238,9 @@ class ParallelSettings:
     """Settings with which a masked prior draws several tokens at once (Chang et al. 2022, §3.2).
 
     Attributes:
-        steps: number of transformer passes per clip. The share of hidden tokens follows a cosine
-            and falls by at least one token per step. With as many steps as tokens, tokens are drawn
-            one by one.
+        steps: number of transformer passes per clip. The number of hidden tokens follows a
+            cosine and falls by at least one per step. With as many steps as tokens, tokens are
+            drawn one by one.
         confidence_temperature: initial temperature of the noise that is added to log probabilities
             before the most certain drawn tokens are kept; the temperature falls to 0 at the last
             step. 0 adds no noise.

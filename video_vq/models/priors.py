@@ -56,7 +56,7 @@ def make_sampler(
 
     Raises:
         InputError: `parallel` is given for an autoregressive prior, which draws one token at a
-            time.
+            time, or has more steps than a clip has tokens.
     """
     if isinstance(prior, MaskedPrior):
         return MaskedSampler(prior, settings, parallel, batch_size, dtype)

@@ -28,9 +28,9 @@ PADDINGS = (1, 8, 16, 32)  # candidate multiples to which batches are padded, so
 def uniform_noise(seed: int, number: int, window: int = 0, step: int = 0) -> np.ndarray:
     """Return uniform numbers in [0, 1) that depend only on the arguments.
 
-    The numbers come from the raw 64-bit Philox stream, keyed by the seed, which NumPy guarantees
-    not to change. Separate windows of a long sample, and separate sampling steps of a masked prior,
-    have separate streams, at least 2^66 numbers apart in the same cycle.
+    The numbers come from the raw 64-bit Philox stream with the seed as key; NumPy guarantees that
+    this stream does not change. Separate windows of a long sample, and separate sampling steps of a
+    masked prior, have separate streams, at least 2^66 numbers apart in the same cycle.
     """
     raw = np.random.Philox(key=seed, counter=[0, window, step, 0]).random_raw(number)
     return (raw >> np.uint64(11)) * 2.0**-53
@@ -184,11 +184,12 @@ class ClipSampler(Generic[AnyKind]):
 
 
 class TokenSampler(ClipSampler[Prior]):
-    """A sampler for autoregressive priors, which packs the weights once for all calls.
+    """A sampler for autoregressive priors, which keeps packed weights between calls.
 
-    Every batch is decoded at one padded shape, and the noise depends only on a sample's seed and
-    the position. For a given batch_size, dtype, machine and thread count, a sample's tokens do not
-    depend on the other samples, the sample order or the number of samples in the batch.
+    Every batch is decoded at one padded shape, and the noise depends only on a sample's seed, the
+    window and the position. For a given batch_size, dtype, machine and thread count, a sample's
+    tokens do not depend on the other samples, the sample order or the number of samples in the
+    batch.
 
     Args:
         prior: autoregressive prior, on any device and in either mode; a prior in bf16, fp16 or
@@ -278,7 +279,7 @@ def hidden_per_pass(settings: SamplingSettings) -> tuple[bool, ...]:
 def guided_logits(
     logits: Float[Tensor, "rows *n v"], settings: SamplingSettings
 ) -> Float[Tensor, "b *n v"]:
-    """Combine the logits of the stacked passes into null + g · (conditional - null)."""
+    """Return null + g · (conditional - null) of two stacked passes, or a single pass unchanged."""
     if len(hidden_per_pass(settings)) == 1:
         return logits
     conditional, null = logits.chunk(2)
@@ -316,11 +317,13 @@ def prepared_prior(
     graphs: bool = False,
     held: CachedPrior | None = None,
 ) -> CachedPrior:
-    """Return a cached prior whose results do not depend on row positions, padded if necessary.
+    """Return a cached prior whose results do not depend on row positions.
+
+    The number of rows is padded if necessary.
 
     Args:
-        held: cached prior of the same prior and dtype, which is returned if the padding is
-            suitable.
+        held: existing cached prior with the same weights and settings, which is returned if its
+            number of rows is suitable.
 
     Raises:
         InputError: no padding makes rows independent of their position on this machine.

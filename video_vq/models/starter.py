@@ -15,10 +15,10 @@ HASHES = "sha256.json"  # the SHA-256 of each file, by name
 
 
 def named(name: str | Path) -> Path:
-    """Return the path that a model's name means on this machine.
+    """Return the path that a model name refers to.
 
     Args:
-        name: a path, or "starter" for the starter's folder, unless something here is called so.
+        name: a path, or "starter" for the starter's folder, unless the path "starter" exists.
     """
     return FOLDER if str(name) == STARTER and not Path(name).exists() else Path(name)
 

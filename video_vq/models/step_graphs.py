@@ -23,13 +23,14 @@ class StepGraphs:
     """A decoding step that runs eagerly once per cache span, and then as a CUDA graph.
 
     Graphs replay the kernels of the eager step, so samples are bitwise equal with and without
-    graphs. If a graph cannot be recorded, a single warning is given, and all steps run eagerly.
+    graphs. If a graph cannot be recorded, a single warning is given, and all later steps run
+    eagerly; out-of-memory errors are raised instead.
 
     Args:
         work: function that runs a step over a span of the cache. The function reads and writes the
             same tensors in every call, and can repeat a completed step.
         record: function that records a call of the given function and returns a function that
-            replays the call and overwrites the earlier results.
+            replays the call and overwrites the earlier results; None for CUDA graphs.
     """
 
     def __init__(self, work: Work, record: Callable[..., Callable[[], Step]] | None = None):

@@ -16,7 +16,7 @@ TILE_PIXELS = 512  # approximate height and width of a tile's output
 
 
 class Tile(NamedTuple):
-    """A tile along one axis, in latents, with input start … end and output first … last."""
+    """A tile along one axis: input start:end and output first:last, as slices in latents."""
 
     start: int
     end: int
@@ -25,14 +25,16 @@ class Tile(NamedTuple):
 
 
 def tiles_of_axis(size: int, core: int, margin: int) -> list[Tile]:
-    """Cover an axis with tiles of equal length, whose inputs extend `margin` beyond the outputs.
+    """Cover an axis with tiles of equal input length.
 
-    The outputs join without gap or overlap. If the margin covers the network's receptive field,
-    each tile equals the network output for the whole axis, so there are no seams to blend.
+    Inputs extend at least `margin` beyond the outputs, except at the ends of the axis. The outputs
+    join without gaps or overlaps. If the margin covers the network's receptive field, the outputs
+    equal the network output for the whole axis, so there are no seams to blend.
 
     Args:
         size: length of the axis, in latents.
-        core: largest output length of a tile; an axis of up to core + 2·margin is a single tile.
+        core: largest output length of a tile, to which a margin is added at each end of the axis;
+            an axis of up to core + 2·margin is a single tile.
         margin: distance that the receptive field extends beyond the output, in latents.
     """
     length = core + 2 * margin
@@ -113,7 +115,7 @@ def piece_latents(stride_t: int, size_hw: tuple[int, int]) -> int:
 def recut(
     chunks: Iterable[Shaped[Tensor, "..."]], axis: int, first: int, size: int
 ) -> Iterator[Shaped[Tensor, "..."]]:
-    """Split a stream into new chunks of `first`, then `size` frames; the last may be shorter.
+    """Regroup a stream into chunks of `first`, then `size` frames; the last may be shorter.
 
     Buffered frames are copied, so callers may reuse their own buffers.
     """

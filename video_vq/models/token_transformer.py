@@ -38,8 +38,8 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
     token embedding is the sum of the sub-code embeddings, and a small MLP predicts the sub-codes
     one by one from the slot output and the earlier sub-codes. Separate slots would multiply the
     sequence length by the number of sub-codes, and the attention cost by the square of this number.
-    With 2 x 2^9 sub-codes, the head and the logits are as large as for 1,024 codes; a single head
-    over 2^18 codes would be 256 times as large.
+    With two sub-codes of 2^9 values each, the head and the logits are as large as for 1,024 codes;
+    a single head over 2^18 codes would be 256 times as large.
 
     The head is not tied to the token embedding, since the head has at most a few percent of the
     parameters and starts at zero, so that the initial loss is exactly log K nats.
@@ -47,7 +47,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
     Args:
         config: settings of tokens, conditions and transformer.
         checkpoint_activations: whether to recompute each block in the backward pass, which takes
-            about a third more time and 1 / depth of the memory. Results do not change.
+            about a third more time and 1 / depth of the activation memory. Results do not change.
 
     Attributes:
         predicts: kind of prior, as named in the config.
@@ -120,7 +120,12 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         return self
 
     def _initialise(self) -> None:
-        """Draw weights from torch's global generator with GPT-2 scales; set the head to zero."""
+        """Draw weights from torch's global generator; set the head and all biases to zero.
+
+        The standard deviation is 0.02 for embeddings, 0.02 / √fan_in for the action embedding, and
+        1 / √fan_in for other linear layers. As in GPT-2, the output layers of a block's residual
+        branches are divided by √(2 · number of blocks).
+        """
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -146,8 +151,8 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         """Set the mean and standard deviation with which actions are standardized.
 
         Raises:
-            InputError: the prior takes no actions, a size is wrong, or a value is not finite or a
-                deviation not positive.
+            InputError: the prior takes no actions, a size is wrong, a value is not finite, or a
+                deviation is not positive.
         """
         size = self.config.num_action_dims
         if not size:
@@ -240,8 +245,8 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         """Split tokens into sub-codes, on the model's device.
 
         Raises:
-            InputError: the tokens have the wrong axes, or the number of tokens is 0 or exceeds the
-                clip length.
+            InputError: the tokens are not integers or have the wrong axes, or the number of tokens
+                is 0 or exceeds the clip length.
         """
         tokens = as_integers(tokens, "tokens").to(self.head.weight.device).long()
         sub_codes = self.sub_codes.split(tokens)

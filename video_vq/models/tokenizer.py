@@ -75,7 +75,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
             continuous: whether to decode the latents themselves instead of the codes.
 
         Raises:
-            InputError: the video is invalid for `encode`.
+            InputError: the video is invalid for `encode`; or, in eval mode, latents are not finite.
         """
         features = self._features(video, check=not (self.training and self._has_trained))
         self._has_trained |= self.training
@@ -130,8 +130,8 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
                 array. For causal tokenizers, an image is a video of one frame.
 
         Raises:
-            InputError: pixels are out of range, NaN, or appear to lie in [0, 1]; or the shape is
-                wrong or not divisible by the strides.
+            InputError: pixels are out of range, NaN, or appear to lie in [0, 1]; the shape or dtype
+                is wrong, or the size does not fit the strides; or latents are not finite.
         """
         video = as_tensor(video, "video")
         self.config.backbone.grid_thw(video_size(video))
@@ -144,8 +144,8 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         """Decode codes into a video, float32 in [-1, 1]; see `encode`.
 
         Raises:
-            InputError: a code is out of range, the codes do not form a grid of this model, or the
-                decoder was trained on latents instead of codes.
+            InputError: codes are not integers or are out of range, the codes do not form a grid of
+                this model, or the decoder was trained on latents instead of codes.
         """
         codes = as_tensor(codes, "codes")
         size_thw = self._size_thw(codes)
@@ -162,7 +162,11 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         return video
 
     def reconstruct(self, video: VideoLike) -> Float[Tensor, "b 3 t h w"]:
-        """Return `decode(encode(video))`, or decode the latents if `quantizes` is False."""
+        """Return `decode(encode(video))`, or decode the latents if `quantizes` is False.
+
+        Raises:
+            InputError: as for `encode`.
+        """
         if self.quantizes:
             return self.decode(self.encode(video))
         with torch.no_grad():
@@ -184,8 +188,8 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         Raises:
             InputError: the tokenizer is not causal (raised immediately); a chunk is invalid for
                 `encode` or differs from the first chunk in more than length (raised at that chunk);
-                or the total length does not fit the stride, or the pixels appear to lie in [0, 1]
-                (raised after the other codes).
+                or the stream is empty, the total length does not fit the stride, or the pixels
+                appear to lie in [0, 1] (raised at the end).
         """
         self._require_causal("encode_stream", "encode")
         return self._encoded(chunks)
@@ -196,8 +200,10 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         """Yield the video, in chunks, for codes given in chunks; see `encode_stream`.
 
         Raises:
-            InputError: the tokenizer is not causal (raised immediately); or a chunk is invalid for
-                `decode` or differs from the first chunk in more than length (raised at that chunk).
+            InputError: the tokenizer is not causal (raised immediately); the decoder was trained on
+                latents, or the stream is empty (raised on the first iteration); or a chunk is
+                invalid for `decode` or differs from the first chunk in more than length (raised at
+                that chunk).
         """
         self._require_causal("decode_stream", "decode")
         return self._decoded(chunks)

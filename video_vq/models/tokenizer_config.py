@@ -17,7 +17,7 @@ MAX_TOKENS = 1 << 20  # largest number of tokens per clip with learned position 
 
 @dataclass(frozen=True, config=STRICT)
 class ConvBackboneConfig:
-    """A 3D-convolutional encoder and its mirror image, the decoder (MAGVIT, Yu et al. 2023).
+    """Settings of a 3D-convolutional encoder and mirror-image decoder (MAGVIT, Yu et al. 2023).
 
     Attributes:
         patch_thw: size of the pixel boxes that the first layer folds into channels; t is 1 in
@@ -70,7 +70,7 @@ class ConvBackboneConfig:
         """Return the token grid size t h w for a clip size.
 
         Raises:
-            InputError: the clip is not divisible by the strides.
+            InputError: the clip size does not fit the strides.
         """
         stride_t, stride_h, stride_w = self.total_stride_thw
         num_frames, height, width = size_thw
@@ -102,10 +102,11 @@ class ConvBackboneConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class TimeSformerConfig:
-    """Transformer encoder and decoder with divided space-time attention (Bertasius et al. 2021).
+    """Settings of a transformer encoder and decoder with divided space-time attention.
 
-    The defaults are the backbone in the rotation trick paper on BAIR (Fifty et al. 2025, table 11),
-    with no compression in time and 16 x 32 x 32 tokens per clip.
+    The blocks are those of TimeSformer (Bertasius et al. 2021). The defaults are the backbone in
+    the rotation trick paper on BAIR (Fifty et al. 2025, table 11), with no compression in time and
+    16 x 32 x 32 tokens per clip.
 
     Attributes:
         size_thw: numbers of frames, rows and columns of clips; positions are learned, so other

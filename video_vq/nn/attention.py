@@ -1,4 +1,4 @@
-"""Transformer blocks for sequences: RMS norm, rotary attention with unit queries, SwiGLU."""
+"""Transformer blocks for sequences: RMS norm, rotary attention with query-key norm, SwiGLU."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from video_vq.nn.rotary import RotaryTables, rotate
 
 NORM_EPS = 1e-6
 # Attention starts sharp. On data whose frames are changed copies of the previous frame, a prior
-# outperformed plain token frequencies after 150 steps, but after 250 with the usual gain of 1.
+# outperformed plain token frequencies after 150 steps, rather than 250 with the usual gain of 1.
 INITIAL_GAIN = 4.0
 
 
@@ -46,7 +46,7 @@ class SelfAttention(nn.Module):
         self.gain = nn.Parameter(torch.full((heads,), INITIAL_GAIN))
 
     def forward(self, x: Float[Tensor, "b n d"], rotary: RotaryTables) -> Float[Tensor, "b n d"]:
-        """Attend from each slot to all slots, or only to earlier slots and itself if causal."""
+        """Attend from each slot to all slots or, if causal, to itself and earlier slots."""
         joined = self.query_key_value(x)
         query, key, value = rearrange(joined, "b n (s h c) -> s b h n c", s=3, h=self.heads)
         sharpness = self.gain * query.shape[-1] ** 0.5

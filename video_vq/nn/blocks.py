@@ -49,5 +49,5 @@ class ResidualBlock(nn.Module):
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Return the number of parameters, which excludes codebooks with moving averages."""
+    """Return the number of parameters, without buffers such as moving-average codebooks."""
     return sum(parameter.numel() for parameter in module.parameters())

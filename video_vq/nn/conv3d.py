@@ -146,7 +146,7 @@ class NearestUpsample(nn.Module):
 class SubpixelUpsample(nn.Module):
     """A linear map from each position to a box of finer positions (Shi et al. 2016).
 
-    The layer starts as nearest-neighbor upsampling. It needs a hundredth of the operations of
+    The layer starts as nearest-neighbor upsampling. It needs 1/27 of the operations of
     `NearestUpsample`, whose convolution runs at the finer resolution; subsequent residual blocks
     mix the positions. Causality is as in `NearestUpsample`.
     """

@@ -1,4 +1,4 @@
-"""Argument conversion from arrays to tensors, and pixel range checks."""
+"""Conversion of arguments to tensors, and pixel range checks."""
 
 from collections.abc import Sequence
 
@@ -50,7 +50,7 @@ def as_integers(value: object, what: str) -> Shaped[Tensor, "..."]:
 
 
 def plain_integers(value: object, what: str) -> list[int] | None:
-    """Return a plain sequence of integers, of any size, as a list, or None for other values.
+    """Convert a sequence of integers of any size to a list; return None for any other value.
 
     Raises:
         InputError: the sequence contains booleans, which Python treats as integers.
@@ -74,7 +74,7 @@ class UnitRange:
         """Check that a chunk lies in [-1, 1] without NaN, and record the range of the chunk.
 
         Raises:
-            InputError: pixels are out of range or NaN; the message gives their range and advice.
+            InputError: pixels are out of range, NaN or infinite.
         """
         low, high = (float(edge) for edge in piece.detach().aminmax())
         if not np.isfinite(low + high):
@@ -114,8 +114,8 @@ def check_unit_range(video: Shaped[Tensor, "..."], unsure: bool = True) -> None:
         unsure: whether to also reject pixels that appear to lie in [0, 1].
 
     Raises:
-        InputError: pixels are out of range, NaN, or appear to lie in [0, 1]; the message gives the
-            range found and advice.
+        InputError: pixels are out of range, NaN or infinite; or, if `unsure` is set, they appear to
+            lie in [0, 1].
     """
     seen = UnitRange()
     seen.look(video)
@@ -142,8 +142,8 @@ def check_levels(clips: Num[Tensor, "..."], what: str = "float clips are") -> No
         what: subject and verb of the error message.
 
     Raises:
-        InputError: pixels are out of range, NaN, or appear to lie in another range; the message
-            gives the range found and advice.
+        InputError: pixels are out of range, NaN, or appear to lie in another range, or the dtype is
+            boolean or complex; the message gives what was found and advice.
     """
     if clips.dtype == torch.uint8:
         return

@@ -41,9 +41,9 @@ def grid_coordinates(grid_thw: tuple[int, int, int]) -> Float[Tensor, "n 3"]:
 def rotary_tables(grid_thw: tuple[int, int, int], head_dim: int, base: float) -> RotaryTables:
     """Return RoFormer tables (Su et al. 2021, eq. 34) with each head split over t h w.
 
-    Rows and columns get 3/8 of a head's channels each, and time gets the rest. The frequencies of
-    an axis with m pairs are base^(-j/m), j = 0 … m - 1. The start token lies one frame before the
-    first cell.
+    Rows and columns get at most 3/8 of a head's channels each, and time gets the rest. The
+    frequencies of an axis with m pairs are base^(-j/m), j = 0 … m - 1. The start token lies one
+    frame before the first cell.
 
     Args:
         grid_thw: numbers of latent frames, rows and columns of the grid.

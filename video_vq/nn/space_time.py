@@ -13,7 +13,7 @@ MAX_SEQUENCES = 65_535
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention from every slot to every slot (Vaswani et al. 2017, §3.2)."""
+    """Multi-head self-attention without a mask (Vaswani et al. 2017, §3.2)."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -22,7 +22,7 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Attend from each slot to all slots."""
+        """Attend from each token to all tokens."""
         joined = self.query_key_value(x)
         query_key_value = rearrange(joined, "b n (s h c) -> s b h n c", s=3, h=self.heads)
         parts = [
@@ -36,10 +36,10 @@ class SelfAttention(nn.Module):
 class DividedBlock(nn.Module):
     """A transformer block with divided space-time attention (Bertasius et al. 2021, eq. 11).
 
-    The block consists of temporal attention, spatial attention within each frame, and an MLP, and
-    is pre-norm. The output of the temporal attention passes through an extra projection before the
-    residual addition, as in the authors' code. There is no class token, because the model does not
-    classify clips.
+    The block consists of temporal attention, spatial attention within each frame, and an MLP, each
+    preceded by a norm. The output of the temporal attention passes through an extra projection
+    before the residual addition, as in the authors' code. There is no class token, because the
+    model does not classify clips.
     """
 
     def __init__(self, width: int, heads: int, mlp_width: int):

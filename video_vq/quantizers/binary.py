@@ -58,7 +58,7 @@ class BinaryCodebook(FixedCodebook):
         return {"commitment": mean_square(rows.e, rows.q), "entropy": entropy}
 
     def commitment_force(self, rows: QuantizedRows) -> Float[Tensor, ""]:
-        """Return Σ z·∂C/∂z, 0 on the unit sphere; see `VectorQuantizer.commitment_force`."""
+        """Return Σ z·∂C/∂z (0 on the unit sphere); see `VectorQuantizer.commitment_force`."""
         if self.config.spherical:
             return rows.e.new_zeros(())
         return dot(rows.e, rows.e - rows.q) * (2 / max(1, rows.e.numel()))
@@ -138,9 +138,9 @@ def joint_entropy(
     Args:
         logits: bit logits for each row, group and channel.
         num_channels: largest number of channels per block.
-        over_ranks: whether to take the mean over the rows of all ranks, which must have equal
-            numbers of rows; averaging gradients over ranks then gives the gradient for the whole
-            batch. All ranks must then call this function.
+        over_ranks: whether to take the mean over the rows of all ranks; averaging gradients over
+            ranks then gives the gradient for the whole batch. All ranks must then call this
+            function, with equal numbers of rows.
     """
     probability = torch.sigmoid(logits).transpose(0, 1)  # groups n d
     entropies = []

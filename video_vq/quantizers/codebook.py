@@ -267,7 +267,7 @@ class Codebook(nn.Module):
         return sum_over_ranks(drawn)
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " m"]]:
-        """Return the given codes, which are also their row numbers in the tensor `codes`."""
+        """Return the given numbers, which are also the row numbers in the tensor `codes`."""
         return {"codes": numbers}
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The commitment loss, without the n x d array of squares that `mse_loss` allocates."""
+"""The commitment loss, on a CPU without the n x d array of squares that `mse_loss` allocates."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ ROWS_BYTES = 1 << 20
 def mean_square(
     e: Float[Tensor, "n d"], q: Float[Tensor, "n d"], tangential: bool = False
 ) -> Float[Tensor, ""]:
-    """Return the mean of (e − sg(q))², computed in cache-sized blocks.
+    """Return the mean of (e − sg(q))², computed in cache-sized blocks on a CPU.
 
     Block sums are added in float64. The mean over an empty batch, which a rank may have, is 0.
 

@@ -50,7 +50,7 @@ class VectorQuantize(nn.Module):
             restarts off.
         learnable_codebook: whether the returned loss, rather than moving averages, updates the
             codes.
-        ema_update: whether codes follow moving averages; None, or the opposite of
+        ema_update: whether codes follow moving averages; must be None or the opposite of
             `learnable_codebook`.
         freeze_codebook: whether forward passes leave the codes unchanged by default.
         rotation_trick: whether the gradient is rotated instead of copied; None means True unless
@@ -58,8 +58,9 @@ class VectorQuantize(nn.Module):
         channel_last: whether the input is b n d rather than b d n.
         accept_image_fmap: whether the input is b d h w.
         accept_3d_fmap: whether the input is b d t h w.
-        seed: seed for the initial codes and for restarts.
-        unsupported: all other arguments, whose names the error message lists.
+        seed: seed for `kmeans_init` and for restarts; other initial codes are drawn from torch's
+            global generator.
+        unsupported: any other arguments, which raise an error that lists their names.
 
     Raises:
         InputError: an argument is not supported, or two arguments are mutually exclusive.
@@ -147,7 +148,7 @@ class VectorQuantize(nn.Module):
         """Quantize the input; in training mode, also update the codebook unless it is frozen.
 
         Raises:
-            InputError: the number of channels is wrong, or values are not finite.
+            InputError: the shape is wrong, or latents are not finite.
         """
         rows, shape = self._to_rows(x)
         with torch.autocast(x.device.type, enabled=False):

@@ -26,18 +26,21 @@ def exactness(
     exact: Float[Tensor, "n d"],
     others: Mapping[str, Float[Tensor, "n d"]],
 ) -> tuple[dict[str, float], Float[Tensor, "7 5"]]:
-    """Compare the gradients that estimators would pass with the exact gradient, h.
+    """Compare the exact gradient, h, with the gradients that the estimators would return.
 
-    The function returns metrics, and sums by angle, to be added up over ranks and passed to
-    `by_angle`. `exact_cosine_NAME` is the mean over rows of the cosine between a row's gradient and
-    h; `exact_batch_cosine_NAME` is the cosine for all rows joined into one vector, which also
-    depends on the rows' lengths.
+    `exact_cosine_NAME` is the mean over rows of the cosine between a row's gradient and h;
+    `exact_batch_cosine_NAME` is the cosine for all rows joined into one vector, in which rows with
+    large gradients weigh more.
 
     Args:
         rows: rows of a forward pass.
         g: dL/dq̃, the gradient of `rows.passed`.
         exact: h, the exact gradient at the latents that are compared with the codes.
         others: further gradients to compare, by name.
+
+    Returns:
+        The metrics, and sums for each range of angles, to be added up over ranks and passed to
+        `by_angle`.
     """
     step = row_step(rows)
     e, q = rows.e.detach()[::step].float(), rows.q.detach()[::step].float()
@@ -63,7 +66,7 @@ def gradient_of(
 
 
 def by_angle(sums: Float[Tensor, "7 5"]) -> dict[str, float]:
-    """Return metrics for each range of angles: 0–15°, 15–30°, …, 75–90° and above 90°.
+    """Return metrics for ranges of the angle between e and q: 0–15°, …, 75–90° and above 90°.
 
     `exact_cosine_NAME_at_15` is the mean cosine between h and the copied or rotated gradient for
     angles of 15–30°; `best_rotation_share_at_15` is the share a for which a λRᵀg + (1 − a) g is

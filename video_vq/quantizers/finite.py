@@ -41,11 +41,11 @@ class FiniteCodebook(FixedCodebook):
         return torch.tanh(latents + torch.atanh(offset / half)) * half - offset
 
     def quantize(self, latents: Float[Tensor, "n d"]) -> FixedRows:
-        """Round bounded latents to the grid; non-finite latents stay non-finite."""
+        """Bound latents and round them to the grid; NaN latents give NaN vectors."""
         bounded = self.bound(self.split(latents))
         rounded = bounded.detach().round()
         half_width = self.levels // 2
-        # Non-finite latents appear in the training loss rather than as an invalid index.
+        # NaN latents appear in the training loss rather than as an invalid index.
         level = rounded.nan_to_num(0.0).long() + half_width
         return FixedRows(
             (bounded / half_width).flatten(1),

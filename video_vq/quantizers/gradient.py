@@ -1,4 +1,4 @@
-"""Gradient estimators, which return the code and choose its gradient, and need only torch.
+"""Gradient estimators, which return the code and define the latent's gradient, using only torch.
 
 Notation of the rotation trick (Fifty et al., ICLR 2025, section 4.2): e is the latent, q its code,
 ê = e/|e|, q̂ = q/|q|, λ = |q|/|e|, g = dL/dq̃, and R the rotation in the plane of e and q that maps
@@ -26,7 +26,7 @@ from torch import Tensor
 TINY_NORM = 1e-30  # norm below which a float32 vector has no direction
 MAX_RATIO = 1e30
 NEAR_OPPOSITE = 0.01  # value of 1 + cos(e, q) below which `_combine` loses too many digits
-BLOCK_BYTES = 1 << 20  # size of the blocks of rows in a CPU's backward pass, which fit its cache
+BLOCK_BYTES = 1 << 20  # size of the row blocks in a CPU's backward pass, chosen to fit its cache
 
 
 def straight_through(e: Tensor, q: Tensor) -> Tensor:

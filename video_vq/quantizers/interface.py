@@ -45,7 +45,7 @@ class CodebookInterface(Protocol):
         ...
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " _"]]:
-        """Return the rows that hold the given codes, by the name of the code tensor.
+        """Return the row numbers of the given codes, by the name of the tensor that holds them.
 
         Only tensors that `update` can change are listed. The codes of all levels are numbered
         consecutively, level by level.

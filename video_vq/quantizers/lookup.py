@@ -41,8 +41,8 @@ def nearest_codes(
             and faster, and the reference on other devices or after the kernel has failed.
 
     Raises:
-        InputError: the codebook is empty or has the wrong dimension, or Triton is requested but
-            missing.
+        InputError: the codebook is empty or has the wrong dimension, or "triton" is requested but
+            is not installed or does not support the dtype or device of the latents.
     """
     if len(codebook) == 0 or latents.shape[1] != codebook.shape[1]:
         raise InputError(

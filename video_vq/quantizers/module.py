@@ -75,9 +75,9 @@ class QuantizerModule(Float32Module):
     def forward(self, features: Float[Tensor, "b c *grid"], check: bool = True) -> QuantizerOutput:
         """Quantize a grid of features; `quantized` represents exactly the returned codes.
 
-        There are exceptions: `estimator: none` decodes the latents, and diveq, noise_substitution
-        and gumbel_softmax decode substitutes in training mode if a gradient is needed. The returned
-        codes are still the nearest codes.
+        There are exceptions: `estimator: none` decodes the latents; in training mode, diveq,
+        noise_substitution and gumbel_softmax decode substitutes if a gradient is needed, and
+        residual dropout omits levels. The returned codes are still the nearest codes.
 
         Args:
             features: encoder output, with `dim` channels.
@@ -128,7 +128,7 @@ class QuantizerModule(Float32Module):
             The number of uses of each code on all ranks together, and the restarted codes.
 
         Raises:
-            InputError: no output was given, or an output comes from another quantizer.
+            InputError: no output was given, or the outputs come from a quantizer of another size.
         """
         if not outputs:
             raise InputError("step takes what the quantizer returned: quantizer.step(output)")
@@ -171,7 +171,7 @@ class QuantizerModule(Float32Module):
 
 @contextmanager
 def plain_errors(name: str, dim: int) -> Iterator[None]:
-    """Report in one sentence which constructor argument of a quantizer is wrong.
+    """Report on one line which constructor arguments of a quantizer are wrong.
 
     Args:
         name: class name, with which the message begins.

@@ -65,8 +65,9 @@ class EstimatorConfig:
             latent.
         centered: whether to rotate about the mean latent instead of the origin; for latents far
             from the origin, a rotation about the origin is close to the identity.
-        tangential_commitment: whether the commitment gradient is projected orthogonally to each
-            latent, which turns latents towards their codes without changing the latents' lengths.
+        tangential_commitment: whether only the component of the commitment gradient orthogonal to
+            each latent is kept, which turns latents towards their codes without changing the
+            latents' lengths.
         equal_angle: angle in degrees between latent and code at which the rotated and the copied
             gradient have equal weight, for the estimator rotation_blended.
         noise_variance: variance per channel of the noise added to the error direction, for the
@@ -173,7 +174,7 @@ class QuantizerConfig(EstimatorConfig):
 
 @dataclass(frozen=True, config=STRICT)
 class SimVQConfig(EstimatorConfig):
-    """SimVQ (Zhu et al. 2024): fixed random codes transformed by one learned linear map.
+    """Settings of SimVQ (Zhu et al. 2024): fixed random codes and one learned linear map.
 
     Every optimizer step moves all codes, so no code dies. Training needs the codebook loss.
     """
@@ -204,7 +205,7 @@ class _ManyCodes:
 
 @dataclass(frozen=True, config=STRICT)
 class FiniteConfig(_ManyCodes):
-    """Finite scalar quantization (Mentzer et al. 2023), which rounds channels to a few levels.
+    """Settings of FSQ (Mentzer et al. 2023), which rounds each channel to a few levels.
 
     Attributes:
         levels: number of values of each channel, at least 3; the product is the codebook size. The
@@ -234,7 +235,7 @@ class FiniteConfig(_ManyCodes):
 
 @dataclass(frozen=True, config=STRICT)
 class BinaryConfig(_ManyCodes):
-    """Quantization of each channel to its sign: BSQ (Zhao et al. 2024) or LFQ (Yu et al. 2023).
+    """Settings of BSQ (Zhao et al. 2024) or LFQ (Yu et al. 2023), which keep each channel's sign.
 
     The entropy loss (weight `loss.entropy`) uses the soft assignment of a latent z to codes c,
     p(c | z) ∝ exp(−|z − c|² / temperature), whose bits are independent. The loss is
@@ -269,7 +270,7 @@ class BinaryConfig(_ManyCodes):
 
 @dataclass(frozen=True, config=STRICT)
 class ResidualConfig(_ManyCodes):
-    """Several codebooks per position: residual levels (Zeghidour et al. 2021), groups, or both.
+    """Settings of residual VQ (Zeghidour et al. 2021), grouped VQ, or both.
 
     One level with several groups is grouped VQ, also called product VQ. See `QuantizerConfig` for
     the settings that are not described here.
@@ -283,8 +284,8 @@ class ResidualConfig(_ManyCodes):
         shared: whether all levels of a group use one codebook.
         dropout: whether the decoder sees only the first few levels in training; the number of
             levels is drawn for each step.
-        estimator: name of the gradient estimator, applied from the sum of a group's levels to the
-            group's latent.
+        estimator: name of the gradient estimator, which passes the gradient from the sum of a
+            group's levels to the group's latent.
     """
 
     kind: Literal["residual"] = "residual"

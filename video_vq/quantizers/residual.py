@@ -30,7 +30,7 @@ DROPOUT_STREAM = 0xD309
 
 
 class _Level(NamedTuple):
-    """The input, code vectors and codes of one codebook; the vectors pass gradients to it."""
+    """The input, code vectors and codes of one codebook; `vector` passes gradients to the codes."""
 
     residual: Float[Tensor, "n d"]
     vector: Float[Tensor, "n d"]
@@ -40,8 +40,9 @@ class _Level(NamedTuple):
 class ResidualCodebook(nn.Module):
     """One codebook per level and group; a level quantizes the residual of the previous level.
 
-    The codes at a position go from coarse to fine: level 0 of all groups, then level 1 of all
-    groups, and so on. Each codebook is a `Codebook` and learns only from its own input.
+    With `shared`, all levels of a group use one codebook. The codes at a position go from coarse to
+    fine: level 0 of all groups, then level 1 of all groups, and so on. Each codebook is a
+    `Codebook` and learns only from its own input.
     """
 
     def __init__(self, config: ResidualConfig):
@@ -102,7 +103,7 @@ class ResidualCodebook(nn.Module):
         return 1 + int(draw)
 
     def statistics(self, levels: list[_Level]) -> CodebookStatistics:
-        """Return counts and sums of each codebook's inputs, without changing the codebooks."""
+        """Return the concatenated statistics of all codebooks, without changing the codebooks."""
         parts = [
             self.book(index).statistics(level.residual, level.codes)
             for index, level in enumerate(levels)
@@ -115,9 +116,9 @@ class ResidualCodebook(nn.Module):
 
     @torch.no_grad()
     def initialize(self, latents: tuple[Float[Tensor, "_ d"], ...], seed: int) -> None:
-        """Set the codes of each level to residuals of the previous level.
+        """Set codes to latents at the first level, and to residuals at each later level.
 
-        All ranks must call this method.
+        With `shared`, all levels use the first level's codes. All ranks must call this method.
         """
         groups = self.config.groups
         residuals = [list(rows.chunk(groups, dim=1)) for rows in latents]
@@ -154,7 +155,7 @@ class ResidualCodebook(nn.Module):
         self.book(0).watch()
 
     def code_rows(self, numbers: Int[Tensor, " m"]) -> dict[str, Int[Tensor, " _"]]:
-        """Return the rows that hold the given codes, by the name of the code tensor."""
+        """Return the row numbers of the given codes, by the name of the tensor that holds them."""
         rows, start = {}, 0
         for index in range(len(self.books)):
             end = start + self.config.vocabulary[index]
@@ -193,8 +194,8 @@ class ResidualQuantizer(QuantizerModule):
         shared: whether all levels of a group use one codebook.
         dropout: whether to decode only the first few levels in training; the number of levels is
             drawn for each step.
-        estimator: name of the gradient estimator, applied from the sum of a group's levels to the
-            group's latent.
+        estimator: name of the gradient estimator, which passes the gradient from the sum of a
+            group's levels to the group's latent.
         learning, decay, decay_warmup, init, restart_threshold: see `VectorQuantizer`.
 
     Raises:

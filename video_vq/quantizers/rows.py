@@ -30,7 +30,7 @@ class CodebookUpdate(NamedTuple):
 
 
 class QuantizedRows(NamedTuple):
-    """One row per token, not copied, from which `mechanism` and `exactness` compute metrics."""
+    """Rows of a forward pass, one per token, from which metrics of the estimator are computed."""
 
     latents: Float[Tensor, "n d"]  # projected, before any normalization
     compared: Float[Tensor, "n d"]  # latents as compared with the codes

@@ -15,7 +15,7 @@ def divide_by_rms(
     """Return e = z / rms.
 
     If `with_gradient` is False, the scale is treated as a constant: ∇z = ∇e / rms. Such a scale
-    keeps |e| constant, although the latents z may still shrink or grow.
+    keeps the root mean square of e near 1, although the latents z may still shrink or grow.
 
     If `with_gradient` is True, the scale is treated as the root mean square of these rows, so that
     no loss depends on a common factor of z, and this factor gets no gradient, Σ z·∇z = 0:

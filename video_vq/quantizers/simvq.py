@@ -42,7 +42,7 @@ class SimVQCodebook(StillCodebook):
     def statistics(
         self, latents: Float[Tensor, "n d"], indices: Int[Tensor, "n"]
     ) -> CodebookStatistics:
-        """Count how often each code is used."""
+        """Return statistics with only the number of uses of each code."""
         return counts_only(indices, self.config.vocabulary)
 
     @torch.no_grad()

@@ -112,7 +112,7 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
 
     @torch.no_grad()
     def _fit_weight(self, e: Tensor, q: Tensor, indices: Tensor) -> Tensor:
-        """Return StableVQ's weights, given each code's smallest distance in the global batch."""
+        """Return StableVQ's weights, based on each code's smallest distance in the global batch."""
         squared = (e - q).square().sum(1)
         nearest = squared.new_full((self.config.codebook_size,), torch.inf)
         nearest.scatter_reduce_(0, indices, squared, "amin")
@@ -141,7 +141,7 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
 
 
 class VectorQuantizer(LookupQuantizer[QuantizerConfig, Codebook]):
-    """Vector quantization (van den Oord et al. 2017) with the rotation trick (Fifty et al. 2024).
+    """Vector quantization (van den Oord et al. 2017) with the rotation trick (Fifty et al. 2025).
 
     `forward` does not change the codes; call `step(output)` after each optimizer step to update the
     codes. All computation is in float32, regardless of autocast.

@@ -25,7 +25,8 @@ class ConvEncoder(nn.Module):
     """An encoder with space-to-depth, levels of residual blocks and strided convolutions.
 
     Attributes:
-        margin_hw: numbers of rows and columns of neighboring latents whose pixels affect a latent.
+        margin_hw: numbers of rows and columns of neighboring latents on each side whose pixels
+            affect a latent.
     """
 
     def __init__(self, config: ConvBackboneConfig, checkpoint_activations: bool = False):
@@ -62,8 +63,8 @@ class ConvDecoder(nn.Module):
     """A decoder that maps features to a video, as the mirror image of the encoder.
 
     Attributes:
-        margin_hw: numbers of rows and columns of neighboring latents that affect a latent's
-            pixels.
+        margin_hw: numbers of rows and columns of neighboring latents on each side that affect a
+            latent's pixels.
     """
 
     def __init__(self, config: ConvBackboneConfig, checkpoint_activations: bool = False):
