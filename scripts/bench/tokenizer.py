@@ -133,11 +133,6 @@ def make_works(contender: str, batch: int, device: str) -> dict[str, Callable[[]
     }
 
 
-def repeated(rate: Callable[[], float]) -> float:
-    """Return the median of three measurements."""
-    return statistics.median(rate() for _ in range(3))
-
-
 def measure(batch: int, rounds: int, device: str) -> Times:
     """Return the times of all contenders, which take turns, and the machine's rates."""
     works = {contender: make_works(contender, batch, device) for contender in CONTENDERS}

@@ -208,11 +208,12 @@ def one_step(
         output = tokenizer(video)
         commitment = output.quantized.losses["commitment"]
         loss = 4 * reconstruction_loss(output.video, video, "mse") + 0.25 * commitment
-    (loss * (1024 if dtype == torch.float16 else 1)).backward()
+    scale = 1024 if dtype == torch.float16 else 1  # keeps small gradients from underflowing
+    (loss * scale).backward()
     grads = torch.cat(
         [value.grad.flatten().cpu() for value in tokenizer.parameters() if value.grad is not None]
     )
-    return float(loss.detach()), grads, output.quantized.codes.cpu()
+    return float(loss.detach()), grads / scale, output.quantized.codes.cpu()
 
 
 def layouts(day: Day) -> Figures:

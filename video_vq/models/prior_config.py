@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 
-from video_vq.config import STRICT
+from video_vq.config import STRICT, check_config, to_json
 from video_vq.errors import InputError
 from video_vq.stores.tokens import TokenHeader
 
@@ -178,17 +178,19 @@ def config_for(header: TokenHeader, sizes: TransformerConfig) -> PriorConfig:
 
     Raises:
         InputError: a code cannot be split into sub-codes of at most `sub_code_size` values.
+        ConfigError: the tokens exceed a limit of priors, such as the number of tokens per clip.
     """
     split = tuple(factorise(size, sizes.sub_code_size) for size in header.vocabulary)
-    return PriorConfig(
-        codebook_size=header.codebook_size,
-        grid_thw=header.grid_thw,
-        num_classes=len(header.classes),
-        num_action_dims=header.num_action_dims,
-        transformer=sizes,
-        levels=header.levels,
-        sub_codes=split if any(len(parts) > 1 for parts in split) else (),
-    )
+    settings = {
+        "codebook_size": header.codebook_size,
+        "grid_thw": header.grid_thw,
+        "num_classes": len(header.classes),
+        "num_action_dims": header.num_action_dims,
+        "transformer": to_json(sizes),
+        "levels": header.levels,
+        "sub_codes": split if any(len(parts) > 1 for parts in split) else (),
+    }
+    return check_config(PriorConfig, settings, "a prior of these tokens")
 
 
 @dataclass(frozen=True, config=STRICT)

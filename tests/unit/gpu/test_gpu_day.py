@@ -6,6 +6,7 @@ import re
 import sys
 import time
 
+import correctness
 import day_parts
 import missing
 import pytest
@@ -128,6 +129,12 @@ def test_every_part_is_short_and_every_shipped_config_is_timed(tmp_path):
     assert len([name for name in names if name.startswith("speed/")]) == 5 + len(CONFIGS)
     parts = day_parts.parts(Day(tmp_path, "cuda", False))
     assert max(part.seconds for part in parts) <= LONGEST
+
+
+def test_the_gradient_of_a_step_in_float16_is_that_of_the_unscaled_loss(day):
+    figures = correctness.training_step(day)
+    assert figures["relative error of the gradient, float32"] == 0
+    assert figures["relative error of the gradient, fp16"] < 1
 
 
 def test_a_machine_says_in_one_line_what_it_lacks(monkeypatch):

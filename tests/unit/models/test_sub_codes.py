@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from video_vq.errors import InputError
+from video_vq.errors import ConfigError, InputError
 from video_vq.models import sampling
 from video_vq.models.prior import Prior, prior_loss, token_nats
 from video_vq.models.prior_config import (
@@ -98,6 +98,11 @@ def test_the_store_decides_what_a_prior_predicts():
     header = TokenHeader("h", 80, GRID, 5, (8, 8), None, (), None, {}, levels=(16, 5))
     config = config_for(header, SIZES)
     assert (config.vocabulary, config.factors) == ((16, 5), ((16,), (5,)))
+    header = TokenHeader("h", 80, (5, 128, 128), 5, (1024, 1024), None, (), None, {})
+    with pytest.raises(
+        ConfigError, match=r"these tokens: 1 problem\n.*81920 tokens, more than 65536"
+    ):
+        config_for(header, SIZES)
 
 
 @pytest.mark.parametrize("config", [LEVELS, DIGITS])
