@@ -54,8 +54,8 @@ def read_columns(path: Path, wanted: Mapping[str, tuple[Kind, int]]) -> dict[str
             "texts" gives a list of strings for each row. Only "vector" uses the width.
 
     Raises:
-        TableError: the file is not a Parquet file, is too large, lacks a column, or has a column of
-            the wrong type.
+        TableError: the file cannot be read, is not a valid Parquet file, is too large, lacks a
+            column, or has a column of the wrong type or width or with missing values.
     """
     with _reading(path):
         with _opened(path, wanted) as file:
@@ -69,17 +69,17 @@ def read_columns(path: Path, wanted: Mapping[str, tuple[Kind, int]]) -> dict[str
 
 
 class RowReader:
-    """Reader of row ranges from a Parquet file, which keeps only one batch of rows in memory.
+    """Reader of row ranges of a Parquet file; keeps only one batch of rows in memory.
 
-    Consecutive ranges are read without starting over. The first batch of a row group begins with
-    the row group, so which rows a damaged page affects does not depend on earlier reads.
+    Reading consecutive ranges continues from the current batch. Batches never span row groups, so
+    the rows that a damaged page makes unreadable do not depend on earlier reads.
 
     Args:
         path: path of the file.
         wanted: columns to read, as for `read_columns`, but without the kind "texts".
 
     Raises:
-        TableError: as for `read_columns`.
+        TableError: the file cannot be read, is not a Parquet file, is too large, or lacks a column.
     """
 
     def __init__(self, path: Path, wanted: Mapping[str, tuple[Kind, int]]):
@@ -102,7 +102,7 @@ class RowReader:
         """Yield a column of integers in chunks.
 
         Raises:
-            TableError: the file is damaged; raised while the chunks are read.
+            TableError: the column is damaged or has the wrong type; raised during iteration.
         """
         with _reading(self._path):
             for batch in self._file.iter_batches(COLUMN_ROWS, columns=[name], use_threads=False):
@@ -117,7 +117,7 @@ class RowReader:
             count: number of rows, at least 1.
 
         Raises:
-            TableError: the rows do not exist or are damaged.
+            TableError: the rows do not exist or are damaged, or a column has the wrong type.
         """
         parts: list[dict[str, np.ndarray]] = []
         row, end = first, first + count
@@ -162,7 +162,7 @@ class RowReader:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn pyarrow's exceptions about a file into a TableError."""
+    """Turn the exceptions that reading a file with pyarrow raises into a TableError."""
     import pyarrow as pa
 
     try:

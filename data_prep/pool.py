@@ -1,8 +1,8 @@
 """A pool of worker processes that prepare shards and tolerate videos that crash a worker.
 
 If a worker dies, hangs or runs too long while decoding a video, the video is decoded separately in
-a new process with PyAV. If that process also dies, the video is skipped, with the reason. In either
-case, the shard is then prepared again.
+a new process with PyAV. If that process also dies, the video is skipped and the reason is recorded.
+In either case, the shard is then prepared again.
 """
 
 import sys
@@ -60,8 +60,8 @@ class Pool:
     Args:
         making: settings that all shards share.
         num_workers: number of worker processes.
-        keep_open: file descriptors that the workers inherit, such as that of a lock, which is then
-            kept until the last worker ends.
+        keep_open: file descriptors that the workers inherit, such as that of a lock file; the lock
+            is then held until the last worker ends.
         command: command that starts a worker.
         stall_seconds: longest time that a worker may spend without using the CPU, in seconds.
     """
@@ -100,8 +100,8 @@ class Pool:
                 ends the run.
 
         Raises:
-            InputError: the store cannot be written, the storage does not respond, or workers die
-                for reasons unrelated to a video.
+            InputError: the store cannot be written or has a different plan, the storage does not
+                respond, or workers die repeatedly and no video is the only cause.
         """
         with self._workers as workers:
             shards = [workers.submit(self._prepare, task, on_video) for task in tasks]

@@ -14,7 +14,7 @@ def run_pool_on_ray(
     on_video: Callable[[int, int], object],
     on_shard: Callable[[int], object],
 ) -> None:
-    """Prepare shards like `Pool.run`, but on a Ray cluster whose machines all access the store.
+    """Prepare shards like `Pool.run`, but on a Ray cluster whose machines can all access the store.
 
     Args:
         making: settings that all shards share.
@@ -22,7 +22,7 @@ def run_pool_on_ray(
             shard.
 
     Raises:
-        InputError: as for `Pool.run` and `run_on_ray`.
+        InputError: as for `Pool.run` and `run_on_ray`; or a machine cannot access the store.
     """
     by_shard = {task.shard: task for task in tasks}
     making = making._replace(store=making.store.absolute())

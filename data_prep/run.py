@@ -50,9 +50,10 @@ class Outcome:
         store: the finished store.
         seconds: duration of this call, in seconds.
         new_videos: number of videos in the shards that this call prepared.
-        notes: pairs (video id, note) that describe irregularities; empty if the store was already
+        notes: irregularities of videos, with the keys id and note; empty if the store was already
             finished.
-        skipped: skipped videos (id, path, reason); empty if the store was already finished.
+        skipped: skipped videos, with the keys id, path and reason; empty if the store was already
+            finished.
     """
 
     store: ClipStore
@@ -63,7 +64,7 @@ class Outcome:
 
 
 def make_plan(listing: Listing, recipe: FrameRecipe, videos_per_shard: int) -> dict[str, Any]:
-    """Return the plan of a store: all settings that determine the store's bytes.
+    """Return a store's plan, which determines its bytes: settings and a hash of the video list.
 
     Args:
         listing: videos of the source.
@@ -71,7 +72,7 @@ def make_plan(listing: Listing, recipe: FrameRecipe, videos_per_shard: int) -> d
         videos_per_shard: number of videos per shard.
 
     Raises:
-        InputError: a file of actions has become unreadable since the listing.
+        InputError: an actions file has become unreadable since the videos were listed.
     """
     entries = [
         [
@@ -118,16 +119,18 @@ def prepare(
         listing: videos of the source.
         out: store folder.
         recipe: settings for decoding the frames.
-        workers: number of decoding processes; unused with Ray.
+        workers: largest number of decoding processes; unused with Ray.
         videos_per_shard: number of videos per shard; None for the default.
         max_skipped: largest fraction of the videos that may be skipped, from 0 to 1; None for the
             listing's own limit.
-        command: command that starts a worker.
+        command: command that starts a worker; unused with Ray.
         engine: "local" to decode in processes on this machine, "ray" to decode on a Ray cluster.
 
     Raises:
         InputError: the store is being written by another process, was made with other settings or
-            cannot be written; too many videos are unusable; or the decoder or Ray is not installed.
+            from other videos, or cannot be written; the archive or an actions file cannot be read;
+            too many videos are unusable; workers fail, as for `Pool.run` and `run_on_ray`; or the
+            decoder or Ray is not installed.
     """
     require_decoder(recipe.decoder)
     if engine == "ray":
@@ -195,7 +198,7 @@ def _remaining(
 
 
 def _unpacked(archive: Archive, tasks: list[ShardTask], folder: Path) -> list[ShardTask]:
-    """Unpack the files for some shards, and return the tasks with the paths of these files."""
+    """Unpack the files of all tasks, and return the tasks with the paths of the unpacked files."""
     wanted = {item.path for task in tasks for item in task.items}
     members = [member for member in archive.members if member.name in wanted]
     with progress(f"unpacking {archive.path.name}", len(members), "file") as bar:
@@ -213,7 +216,7 @@ def _unpacked(archive: Archive, tasks: list[ShardTask], folder: Path) -> list[Sh
 
 
 class _Tally:
-    """Counter of skipped videos, which stops the run if there are too many."""
+    """Counter that raises an error if too many videos are skipped."""
 
     def __init__(self, writer: ClipStoreWriter, listing: Listing, limit: float):
         self._writer = writer
@@ -222,7 +225,7 @@ class _Tally:
         self._skipped = [asdict(entry) for entry in listing.skipped]
 
     def add(self, shard: int) -> None:
-        """Add the skipped videos of a committed shard, except those already in the listing."""
+        """Add a committed shard's skipped videos that are not counted yet; then call `check`."""
         known = {entry["id"] for entry in self._skipped}
         record = self._writer.record(shard)
         self._skipped += [entry for entry in record["skipped"] if entry["id"] not in known]
@@ -235,7 +238,7 @@ class _Tally:
 
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Turn an OSError, such as for a full disk, into an InputError with advice."""
+    """Turn an OSError, for example from a full disk, into an InputError with advice."""
     try:
         yield
     except OSError as error:
@@ -268,7 +271,7 @@ def _require_same_list(out: Path, before: Any, now: dict[str, Any]) -> None:
 
 
 def _note_provenance(writer: ClipStoreWriter, recipe: FrameRecipe) -> None:
-    """Record the software that prepares the shards, which is not part of the plan."""
+    """Record the decoder, machine type and software versions, which are not in the plan."""
     made_by = {
         "decoder": recipe.decoder,
         "machine": platform.machine(),
@@ -324,7 +327,7 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
 
 
 def next_commands(outcome: Outcome, listing: Listing) -> list[str]:
-    """Return lines with the next commands: verification and, if possible, training."""
+    """Return lines with the next commands: verification and, if a config fits, training."""
     store = outcome.store
     path, sheet = quote(str(store.path)), quote(f"{store.path}.png")
     lines = [f"next: data-prep verify {path} --sheet {sheet}   (and look at it)"]
@@ -340,7 +343,7 @@ def next_commands(outcome: Outcome, listing: Listing) -> list[str]:
 
 
 def numbers(outcome: Outcome) -> dict[str, Any]:
-    """Return the numbers in the result by name, for JSON output."""
+    """Return a summary of the result by name, for JSON output."""
     store = outcome.store
     frames = sum(video.num_frames for video in store.videos)
     return {

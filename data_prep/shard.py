@@ -1,4 +1,4 @@
-"""Preparation of a clip store shard from raw videos."""
+"""Preparation of one shard of a clip store from raw videos."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

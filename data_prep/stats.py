@@ -93,15 +93,15 @@ class Statistics:
 
     Attributes:
         frame_size_hw: height and width of every frame, in pixels.
-        skipped: number of skipped sources.
+        skipped: number of skipped videos.
         pixel_bytes: total size of all frames, in bytes.
-        fps: number of videos for each frame rate, which may be "unknown".
+        fps: number of videos by frame rate; the rate "unknown" stands for no recorded rate.
         splits: counts for each split.
         classes: number of videos by class and split; the class "" stands for no class.
         balance: entropy of the class frequencies divided by the logarithm of the number of classes,
             which is 1 if all classes are equally frequent; None for fewer than two classes.
-        groups_in_two_splits: groups with videos in more than one split, which may be
-            near-duplicates.
+        groups_in_two_splits: names of groups with videos in more than one split; these videos may
+            be near-duplicates.
         pixels: pixel statistics for each split.
         arrays: statistics for each per-frame array.
     """
@@ -213,7 +213,7 @@ def _channels(store: ClipStore, videos: Sequence[int], on_video: Callable[[], ob
 
 
 def _histogram(frames: UInt8[np.ndarray, "t h w 3"]) -> Int[np.ndarray, "3 256"]:
-    """Return the histogram of each channel, with Pillow, which is four times as fast as NumPy."""
+    """Return each channel's histogram, computed by Pillow, which is four times as fast as NumPy."""
     from PIL import Image
 
     rows = frames.reshape(-1, frames.shape[2], 3)
@@ -319,7 +319,7 @@ def _class_lines(found: Statistics) -> list[str]:
 def class_table(
     classes: Mapping[str, Mapping[str, int]], splits: Sequence[str], more: str = ""
 ) -> list[str]:
-    """Return the lines of a table with the count for each class and split, and the totals.
+    """Return the lines of a table with the number of videos by class and split, and the totals.
 
     Args:
         classes: number of videos by class and split; the class "" stands for no class.

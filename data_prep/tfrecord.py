@@ -78,8 +78,8 @@ class Scan(NamedTuple):
 def scan_records(path: Path, base: int = 0, num_bytes: int | None = None) -> Scan:
     """Find all records in a file without reading the data of the records.
 
-    If a length is damaged or exceeds the file, the search continues at the next bytes that are a
-    length with a matching checksum, so that a damaged byte does not lose all later records.
+    If a length is damaged, or its record extends beyond the file, the search continues at the next
+    length with a matching checksum, so that one damaged byte does not hide all later records.
 
     Args:
         path: path of the TFRecord file, or of a tar file that contains the TFRecord file.
@@ -165,10 +165,11 @@ def _read_length(path: Path, file: BinaryIO, offset: int, size: int | None) -> i
         path: path of the file, for error messages.
         file: open file, at the start of a record.
         offset: offset of the record in the TFRecord file, in bytes.
-        size: size of the TFRecord file, in bytes; None not to check that the record fits.
+        size: size of the TFRecord file, in bytes; None to skip the check that the record fits.
 
     Raises:
-        RecordError: the checksum of the length differs, or the record is too large or does not fit.
+        RecordError: the checksum of the length differs, the record is too large, or the file ends
+            inside the record.
     """
     header = file.read(HEADER)
     if len(header) != HEADER or (size is not None and offset + HEADER > size):
@@ -212,7 +213,7 @@ def parse_example(data: bytes) -> Example:
 
 
 def _feature(data: memoryview, base: int) -> Feature:
-    """Return the values of a serialized Feature; if kinds of lists differ, the last kind counts."""
+    """Return the values of a serialized Feature; if lists differ in kind, the last kind counts."""
     kind = 0
     lists: list[tuple[memoryview, int]] = []
     for number, wire, value, at in _fields(data, base):
@@ -307,11 +308,14 @@ def _text(data: memoryview, at: int) -> str:
 
 
 def encode_example(example: Mapping[str, Feature]) -> bytes:
-    """Return a serialized tf.train.Example; equal features in equal order give equal bytes.
+    """Return a serialized tf.train.Example; equal features in the same order give equal bytes.
 
     Args:
         example: mapping from each name to a feature: a list of bytes, or a float32 or int64 array
             with one axis.
+
+    Raises:
+        ValueError: an array has another data type or more than one axis.
     """
     entries = []
     for name, feature in example.items():

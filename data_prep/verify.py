@@ -37,7 +37,7 @@ def verify(store: ClipStore | TokenStore) -> list[str]:
     """Compare the hash of every file in a store with the recorded hash.
 
     Returns:
-        Names of files in the folder that are not part of the store.
+        Sorted names of files and folders in the store's folder that are not part of the store.
 
     Raises:
         InputError: files are missing or have changed; the message lists these files.
@@ -62,7 +62,7 @@ def verify(store: ClipStore | TokenStore) -> list[str]:
 
 
 def describe(store: ClipStore) -> str:
-    """Return a text with the number of videos per split and class, lengths, rates and sizes."""
+    """Return a summary as text: videos per split and class, lengths, frame rates and sizes."""
     lengths = [video.num_frames for video in store.videos]
     height, width = store.frame_size_hw
     rates = Counter("unknown" if v.fps is None else f"{v.fps:.5g}" for v in store.videos)
@@ -92,7 +92,7 @@ def describe(store: ClipStore) -> str:
 
 
 def contact_sheet(store: ClipStore) -> UInt8[np.ndarray, "h w 3"]:
-    """Return an image with first, middle and last frames of videos chosen evenly across classes."""
+    """Return an image of the first, middle and last frames of videos chosen across all classes."""
     chosen = _across_classes(store, SHEET_VIDEOS)
     strips, labels = [], []
     for index in chosen:

@@ -1,4 +1,4 @@
-"""What every test relies on."""
+"""Settings for all tests: signal handlers, and the downloaded weights."""
 
 import os
 import signal
@@ -14,10 +14,10 @@ DEFAULTS = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Let the processes that a test starts hear signals; they inherit what pytest ignores.
+    """Restore the default handlers of ignored signals, as child processes inherit ignored signals.
 
-    It ignores what its own parent did, such as nohup or a shell's `&`, and all of these signals
-    after a training of this process was asked to stop.
+    Pytest ignores the signals that its parent (for example nohup, or a shell with `&`) ignored, and
+    all signals in DEFAULTS after a training run in this process was asked to stop.
     """
     for number, handler in DEFAULTS.items():
         if signal.getsignal(number) == signal.SIG_IGN:
@@ -26,7 +26,7 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def weights_of_the_user() -> None:
-    """Name the weights that the user has fetched: tests put caches into folders of their own."""
+    """Point to the weights in the user's cache, as tests use separate cache folders."""
     from video_vq.metrics.weights import I3D_WEIGHTS, ST_LPIPS_WEIGHTS
     from video_vq.stores.files import cache_folder
 

@@ -1,8 +1,8 @@
 """Reader of untrusted video archives, with limits on sizes and counts.
 
 No library or tool unpacks files to disk: external programs may only print to a pipe, and `unpack`
-writes each file under a name that does not come from the archive. An archive is rejected as a whole
-if it exceeds a limit or contains a link, a device or a name that points outside the target folder.
+names each file by a hash. An archive is rejected as a whole if it exceeds a limit or contains a
+link, a device or a name that points outside the target folder.
 """
 
 import hashlib
@@ -43,7 +43,8 @@ class Archive:
         The chunks of a member must be read before the next member is requested.
 
         Raises:
-            ArchiveError: the archive is damaged, or a member's size differs from the listing.
+            ArchiveError: the archive cannot be read or is damaged, or a member's size differs from
+                the listing.
         """
         read = {"tar": tar_contents, "zip": zip_contents, "rar": rar_contents}[self.kind]
         return read(self.path, self.members, frozenset(wanted))
@@ -53,8 +54,8 @@ def read_archive(path: Path) -> Archive:
     """Return the listing of an archive's regular files.
 
     Raises:
-        ArchiveError: the file is not a supported archive, is malicious or damaged, or is a rar
-            archive and no program that reads rar is installed.
+        ArchiveError: the file cannot be read, is not a supported archive, is malicious or damaged,
+            or is a rar archive and no program that reads rar is installed.
     """
     with open_archive(path) as file:
         head = file.read(HEAD_BYTES)
@@ -77,7 +78,7 @@ def read_archive(path: Path) -> Archive:
 def unpack(
     archive: Archive, wanted: Collection[Member], folder: Path, on_file: Callable[[], object]
 ) -> None:
-    """Write members of an archive to a folder, at the paths that `unpacked_path` gives.
+    """Write members of an archive to a folder, at the paths that `unpacked_path` returns.
 
     Each file is written atomically, and existing files are kept, so a repeated call resumes.
 
@@ -88,7 +89,7 @@ def unpack(
         on_file: function that is called for each wanted member once its file exists.
 
     Raises:
-        ArchiveError: the archive is damaged.
+        ArchiveError: as for `Archive.contents`.
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def unpack(
 
 
 def unpacked_path(folder: Path, name: str) -> Path:
-    """Return the path that `unpack` gives a member: a hash of the name, with the name's extension.
+    """Return the path to which `unpack` writes a member: a hash of the name plus the extension.
 
     An extension that is long or contains unusual characters is dropped.
     """

@@ -42,7 +42,7 @@ class Member:
 
 
 Contents = Generator[tuple[Member, Iterator[bytes]], None, None]
-"""Members with their bytes in pieces; take each before the next, and close the iterator."""
+"""Members with their bytes in chunks; read a member's chunks before requesting the next member."""
 
 
 class LimitedFile(io.BufferedReader):
@@ -134,7 +134,7 @@ def clean_name(path: Path, name: str | bytes) -> str:
 
 
 class Entries:
-    """Collector of an archive's members, which raises an error if a limit is exceeded.
+    """Collector of an archive's members; raises an error if a limit is exceeded.
 
     Args:
         path: path of the archive.
@@ -150,7 +150,7 @@ class Entries:
         self._folders: set[str] = set()
 
     def add_folder(self, name: str | bytes) -> None:
-        """Check the name of a folder entry.
+        """Check and record the name of a folder entry.
 
         Raises:
             ArchiveError: the name is not allowed or is already used for a file, or a limit is
@@ -164,7 +164,7 @@ class Entries:
         """Add a regular file.
 
         Raises:
-            ArchiveError: the name is already used, or a limit is exceeded.
+            ArchiveError: the name conflicts with an earlier entry, or a limit is exceeded.
         """
         self._next()
         self._bytes += member.num_bytes

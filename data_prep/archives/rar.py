@@ -1,9 +1,9 @@
 """Reader of rar archives through unar or unrar, which may only print to a pipe.
 
 The programs run without permission to write files, and with limits on memory and on the time
-without output. Names serve only for the list of members; the output is split into members by their
-order and sizes, and each member's checksum is verified. bsdtar is not used, because it silently
-returns damaged files from rar 4 archives.
+without output. Names are used only in the list of members; the output is split into members by
+their order and sizes, and each member's checksum is verified. bsdtar is not used, because it
+silently returns damaged files from rar 4 archives.
 """
 
 import json
@@ -46,8 +46,9 @@ def rar_members(path: Path) -> tuple[Member, ...]:
     """Return the regular files in a rar file, listed by unrar if installed, or else by lsar.
 
     Raises:
-        ArchiveError: no program is installed, the program cannot read the archive, the archive is
-            truncated, or as for `Entries`.
+        ArchiveError: no suitable program is installed, the program cannot read the archive, or the
+            archive is truncated, contains links or encrypted files, or exceeds a limit (see
+            `Entries`).
     """
     _require_end(path)
     return {"unar": _list_by_lsar, "unrar": _list_by_unrar}[_program(path)](path)
@@ -129,7 +130,7 @@ def _program(path: Path) -> str:
 
 
 def _is_real_unrar() -> bool:
-    """Return whether `unrar` is RARLAB's program; a different program has the same name."""
+    """Return whether `unrar` is RARLAB's program; another program has the same name."""
     try:
         done = subprocess.run(["unrar"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -170,7 +171,7 @@ def _list_by_lsar(path: Path) -> tuple[Member, ...]:
 
 
 def _unix_kind(entry: dict[str, Any]) -> int:
-    """Return the type bits of an entry's Unix file mode, or 0 if there is no mode."""
+    """Return the type bits of an entry's Unix file mode: 0 without a mode, -1 if it is invalid."""
     mode = entry.get("XADPosixPermissions", 0)
     if entry.get("RAR5OS") == 1:
         mode = entry.get("RAR5Attributes", 0)
@@ -235,7 +236,7 @@ class _Pipe:
 
 @contextmanager
 def _printed(path: Path, command: Sequence[str]) -> Iterator[_Pipe]:
-    """Run a program that may only print, and yield its output."""
+    """Run a program that may only print, and yield its output; raise an error if it fails."""
     with tempfile.TemporaryDirectory() as empty:
         process = subprocess.Popen(
             ["/bin/sh", "-c", CONFINED, *command],

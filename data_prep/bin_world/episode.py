@@ -58,12 +58,12 @@ def draw_actions(
 ) -> Float64[np.ndarray, "t 4"]:
     """Return the commands of a random walk in which the hand keeps each velocity for some frames.
 
-    A command that would leave the bin is clipped to the bin's border, and a new velocity is drawn
-    for the next frame.
+    A command that would move the hand out of its box (REACH, LOW, HIGH) is clipped. If x or y was
+    clipped, a new velocity is drawn for the next frame.
 
     Args:
         rng: random generator of the episode.
-        start: initial x, y, z and rotation of the hand.
+        start: initial x, y, z (in meters) and rotation (in radians) of the hand.
         num_frames: number of commands.
     """
     place, actions = np.array(start), np.empty((num_frames, 4))

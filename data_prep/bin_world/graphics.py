@@ -88,7 +88,7 @@ def find_graphics() -> Graphics:
 
 
 def _try(environment: dict[str, str]) -> tuple[list[str] | None, str]:
-    """Return the versions of MuJoCo and OpenGL, or None and the reason for the failure."""
+    """Return MuJoCo's version and OpenGL's renderer and version, or None and what failed."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", PROBE],

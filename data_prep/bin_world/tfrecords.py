@@ -40,7 +40,7 @@ with a published one on BAIR. Every record carries the feature `{SIMULATED}`; ke
 
 @dataclass(frozen=True)
 class BinWorldSettings:
-    """Settings that determine every byte for given versions of MuJoCo and OpenGL.
+    """Settings that determine every byte of the output for given versions of MuJoCo and OpenGL.
 
     Attributes:
         num_train, num_test: numbers of episodes in the train and test splits.
@@ -73,8 +73,8 @@ class Pushed:
 def write_bin_world(out: Path, settings: BinWorldSettings, workers: int = 1) -> Pushed:
     """Simulate and write all episodes that do not exist yet, and return counts for all episodes.
 
-    The same call resumes a killed run, which loses at most one file of 256 episodes. The
-    bytes do not depend on the number of workers.
+    Repeating the call resumes a killed run, which loses at most one file of 256 episodes. The bytes
+    do not depend on the number of workers.
 
     Args:
         out: output folder; the records go to `softmotion30_44k/{train,test}/`.
@@ -83,8 +83,8 @@ def write_bin_world(out: Path, settings: BinWorldSettings, workers: int = 1) -> 
 
     Raises:
         InputError: a setting is out of range; `out` contains other files, was made with other
-            settings, cannot be written or is being written by another process; or MuJoCo or OpenGL
-            is missing.
+            settings, cannot be written or is being written by another process; MuJoCo or OpenGL is
+            missing; or a simulating process ended unexpectedly.
     """
     _check(settings, workers)
     require_free(out)

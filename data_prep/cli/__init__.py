@@ -16,7 +16,8 @@ VERBS = (folder, ucf101, bair, lerobot, simulate, synthetic, verify, stats)
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    The status is 0 on success, 1 for bad input, 2 for wrong usage and 130 after Ctrl-C.
+    The status is 0 on success, 1 for bad input or a system error, and 130 after Ctrl-C. For wrong
+    arguments, the parser exits with status 2.
 
     Args:
         argv: command-line arguments without the program name; None for those in sys.argv.

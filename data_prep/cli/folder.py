@@ -1,4 +1,4 @@
-"""`data-prep folder`: prepares videos from a folder tree or a CSV table."""
+"""`data-prep folder`: prepares videos from a folder tree, an array file or a CSV table."""
 
 import argparse
 from pathlib import Path
@@ -60,7 +60,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prepare a clip store or a list from a folder or table of videos."""
+    """Prepare a clip store or a list of raw videos from a folder, table or array file."""
     from data_prep.sources.folder import list_folder
     from data_prep.sources.table import list_table
     from video_vq.media.folder import FolderSettings

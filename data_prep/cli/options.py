@@ -16,7 +16,7 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rate(parser: argparse.ArgumentParser) -> None:
-    """Add --decoder, and --fps and --stride, which exclude each other, for video files."""
+    """Add --decoder, --fps and --stride for video files; --fps and --stride exclude each other."""
     either = parser.add_mutually_exclusive_group()
     add_fps(either)
     add_stride(either)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def require_ready(arguments: argparse.Namespace) -> None:
-    """Raise an error for foreseeable failures before the source is listed, which may take minutes.
+    """Raise an error for foreseeable failures before listing the source, which may take minutes.
 
     Raises:
         InputError: the output is the source itself, cannot be written or is being written by
@@ -43,7 +43,7 @@ def prepare_listing(arguments: argparse.Namespace, listing: "Listing") -> None:
     """Write a clip store, or a list of raw videos with --list-only, and print a summary.
 
     Raises:
-        InputError: as for `prepare`; or the source cannot be written as a list.
+        InputError: as for `prepare`; or --list-only does not support the source.
     """
     from data_prep.run import next_commands, numbers, prepare, summarize
     from video_vq.media.prepared import FrameRecipe

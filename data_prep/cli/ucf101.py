@@ -40,7 +40,7 @@ def add_parser(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prepare a clip store or a list from UCF-101."""
+    """Prepare a clip store or a list of raw videos from UCF-101."""
     from data_prep.sources.ucf101 import Ucf101Settings, list_ucf101
 
     settings = Ucf101Settings(split=arguments.split, val=arguments.val, lists=arguments.lists)

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         InputError: the store cannot be used, a file is damaged, or the contact sheet cannot be
-            written.
+            written or was requested for a token store.
     """
     from data_prep.verify import describe, open_store, verify, write_sheet
     from video_vq.stores.clips import ClipStore

@@ -23,16 +23,15 @@ class Item:
         id: id of the video, unique in the store.
         label: class name; None if the data have no classes.
         split: train, val or test.
-        group: name of the video's group; near-duplicates form a group, which shares a split.
+        group: name of the video's group of near-duplicates, all of which are in the same split.
         name: path of the file or frame folder relative to the source folder, or address of the
             video in an array; recorded in the store.
         path: absolute path, not recorded in the store; if the listing has an archive, the name of
             the archive member until `prepare` has unpacked the member.
-        num_bytes: number of bytes of the file, of the record, of the entire mp4 file that contains
-            an episode, of all frame files, or of the video's values in an array.
-        offset: offset of the video's record in its file, in bytes; 0 if a file is one video.
-        base: offset of the file that contains the record, in bytes, if `path` is a tar; 0
-            otherwise.
+        num_bytes: size in bytes of the file, of the record, of the entire mp4 file that contains an
+            episode, of all frame files, or of the video's values in an array.
+        offset: offset of the video's record in its file, in bytes; 0 if the item is not a record.
+        base: offset of the record's file in the tar `path`, in bytes; 0 if `path` is not a tar.
         actions: file with one row of numbers per frame of the video file; None without actions.
         table: path of the table with the per-frame rows; empty if there is no table.
         place: location of the video in the files, as described by the source (JSON).
@@ -67,10 +66,11 @@ class Item:
 
 Notes = list[dict[str, str]]  # irregularities of videos: id and note
 OpenItem = Callable[[Item, FrameRecipe, Watch, Notes], PreparedVideo]
-"""Opens an item by a recipe; its frames are decoded as they are taken.
+"""Function that opens an item according to a recipe; the frames are decoded during iteration.
 
-It calls the watch at each stage, adds oddities of the video to the notes (id, note), and raises
-UnusableVideoError or UnreadableVideoError, now or while the frames are taken; or OSError, now.
+The function calls the watch at each stage and adds irregularities of the video to the notes. It
+raises UnusableVideoError or UnreadableVideoError, immediately or during iteration, or OSError
+immediately.
 """
 
 
@@ -83,12 +83,12 @@ class Listing:
         settings: settings of the source that affect the store (JSON).
         items: videos to prepare, in store order.
         classes: ordered class names.
-        skipped: files found to be unusable without decoding.
+        skipped: files found to be unusable before decoding.
         arrays: mapping from the name of each per-frame array to the shape of one frame's row.
         notes: messages for the user about the listing.
         simulated: label of the simulator that made the episodes; None if not simulated.
         max_skipped: default for the largest fraction of the videos that may be skipped.
-        archive: archive to unpack, which contains the items; None if the items are files on disk.
+        archive: archive that contains the items; None if nothing needs to be unpacked.
         reading: settings for reading items that are frame folders or videos in arrays.
     """
 

@@ -57,7 +57,7 @@ class BairSettings:
 
 
 class _File(NamedTuple):
-    """A TFRecord file: `path` itself, or `num_bytes` bytes of the tar `path` from `base` on."""
+    """A TFRecord file: `path` itself, or `num_bytes` bytes at offset `base` in the tar `path`."""
 
     side: str
     name: str
@@ -74,12 +74,12 @@ def list_bair(root: Path, settings: BairSettings) -> Listing:
 
     Args:
         root: the official tar, a folder that contains the tar, or the unpacked folder.
-        settings: camera and split.
+        settings: camera and validation fraction.
 
     Raises:
         InputError: there are no TFRecord files or no readable records, a file cannot be read, the
-            tar is damaged or malicious, or the files have different labels, for example because
-            simulated and recorded episodes are mixed.
+            archive is not a tar or is damaged or malicious, or the files have different labels, for
+            example because simulated and recorded episodes are mixed.
     """
     records: list[tuple[str, _File, int, int]] = []
     lost: list[Skipped] = []
@@ -208,7 +208,7 @@ def _records(file: _File) -> tuple[list[tuple[int, int, int]], list[tuple[int, s
 
 
 def _told(file: _File) -> int:
-    """Return the number of records in a name such as traj_512_to_767, or 0 for other names."""
+    """Return the number of records that a name like traj_512_to_767 announces, or 0 if unknown."""
     match = re.fullmatch(r"traj_(\d{1,9})_to_(\d{1,9})", PurePosixPath(file.name).stem)
     told = int(match[2]) - int(match[1]) + 1 if match is not None else 0
     return told if told <= MAX_TOLD else 0

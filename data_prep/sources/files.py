@@ -29,7 +29,7 @@ def open_video_file(item: Item, recipe: FrameRecipe, watch: Watch, notes: Notes)
 
 
 def _actions(item: Item) -> tuple[Float32[np.ndarray, "t n"] | None, dict[str, str]]:
-    """Return a video's actions and the hash entry for its origin; None and {} without actions."""
+    """Return a video's actions and an origin entry with their hash; None and {} without actions."""
     if item.actions is None:
         return None, {}
     try:

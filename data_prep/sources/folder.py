@@ -1,4 +1,4 @@
-"""Listing of a folder tree or array file; folders give the labels, and group hashes the splits."""
+"""Listing of the videos in a folder tree, whose first folders name the labels, or an array file."""
 
 import os
 from pathlib import Path

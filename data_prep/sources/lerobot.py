@@ -3,7 +3,7 @@
 The format is described at huggingface.co/docs/lerobot, LeRobotDataset v3.0. meta/info.json names
 features, cameras and path templates. meta/episodes/*/*.parquet is the index, with one row per
 episode: the tasks, the location of the episode's rows in data/*/*.parquet and, for each camera, the
-mp4 file with the episode's start and end time.
+mp4 file and the episode's start and end times.
 """
 
 import math
@@ -49,8 +49,8 @@ class LerobotSettings:
     """Settings for listing a LeRobot data set.
 
     Attributes:
-        camera: name of a video feature, or the part of the name after a dot; None if there is only
-            one camera.
+        camera: name of a video feature, or the part of the name after a dot; None for the only
+            camera of the data set.
         val, test: fractions of the train episodes that go to val and test; unused for a split that
             info.json defines.
     """
@@ -83,17 +83,18 @@ class Info:
 
 
 def list_lerobot(root: Path, settings: LerobotSettings) -> Listing:
-    """Return the listing of all episodes from one camera, in index order.
+    """Return the listing of all episodes from one camera, in the order of their numbers.
 
-    If every episode has exactly one task and episodes share tasks, the tasks become labels.
+    The tasks become labels if episodes share them; see `_labels`.
 
     Args:
         root: folder of the data set.
         settings: camera and split.
 
     Raises:
-        InputError: the folder is not a LeRobot v3 data set, pyarrow is not installed, a path
-            template points outside the folder, or the index is damaged or inconsistent.
+        InputError: the folder is not a LeRobot v3 data set, pyarrow is not installed, the camera is
+            unknown or ambiguous, a path template points outside the folder, or the index is damaged
+            or inconsistent.
     """
     require_folder(root, "a LeRobot v3 data set")
     require_pyarrow()
@@ -154,8 +155,8 @@ def read_info(root: Path, camera: str | None) -> Info:
         camera: see `LerobotSettings`.
 
     Raises:
-        InputError: the file cannot be used, or the camera is unknown or ambiguous; in the latter
-            case, the message lists the cameras.
+        InputError: the file cannot be used, or the camera is unknown or ambiguous; for such a
+            camera, the message lists the cameras.
     """
     path = root / "meta" / "info.json"
     info = read_json(path, "the description of a LeRobot v3 data set")
@@ -261,7 +262,7 @@ def _totals(path: Path, info: dict[str, Any]) -> dict[str, int]:
 
 
 def _require_all(root: Path, info: Info, rows: list[IndexRow]) -> None:
-    """Raise an error if episodes or frames are missing, as nothing else reveals a missing file."""
+    """Raise an error if the totals in info.json and the index differ, as when a file is missing."""
     held: dict[str, int] = {
         "total_episodes": len(rows),
         "total_frames": sum(row.length for row in rows),

@@ -49,7 +49,7 @@ class Place:
 
 
 class _OpenVideo:
-    """Cache of the video that contains the last episode, and usually also the next episode."""
+    """Cache of the video of the last opened episode, which usually also contains the next one."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
@@ -61,6 +61,7 @@ class _OpenVideo:
 
         Raises:
             UnusableVideoError: the file size differs from `num_bytes`.
+            UnreadableVideoError: as for `FrameRanges`.
         """
         status = os.stat(path)
         if status.st_size != num_bytes:
@@ -83,7 +84,7 @@ class _OpenVideo:
 
 
 class _OpenTable:
-    """Cache of the table that contains the last episode, with the row ranges of all episodes."""
+    """Cache of the last opened episode's table, with the row ranges of all episodes in it."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
@@ -98,6 +99,7 @@ class _OpenTable:
         Raises:
             UnusableVideoError: the number of rows differs from the number of frames, the rows are
                 not contiguous, or there are too many values.
+            TableError: the table cannot be used.
         """
         status = os.stat(path)
         key = (path, status.st_size, status.st_mtime_ns, tuple(wanted.items()))

@@ -1,4 +1,4 @@
-"""Reader of a LeRobot v3 data set's index, with one row per episode, in a separate process."""
+"""Reader of a LeRobot v3 data set's index, which has one row per episode, in a separate process."""
 
 import io
 import json
@@ -60,7 +60,8 @@ def read_index(root: Path, camera: str) -> list[IndexRow]:
         camera: name of the video feature.
 
     Raises:
-        InputError: a table is missing, damaged or too large, or the index is inconsistent.
+        InputError: a table is missing, damaged or too large, reading takes too long, or the index
+            is inconsistent.
     """
     try:
         done = subprocess.run(

@@ -30,7 +30,7 @@ Row = dict[str, str]
 
 @dataclass
 class _Mistakes:
-    """All mistakes in a table, with line numbers."""
+    """The mistakes found in a table, with line numbers."""
 
     path: Path
     found: list[tuple[int, str]] = field(default_factory=list)
@@ -72,11 +72,11 @@ def list_table(table: Path, root: Path, settings: FolderSettings) -> Listing:
     Args:
         table: path of the CSV file.
         root: folder to which the paths are relative.
-        settings: fractions for the splits, and the grouping of the videos.
+        settings: how to split, group and read the videos.
 
     Raises:
-        InputError: the table contains mistakes, which the message lists with line numbers, or
-            cannot be read.
+        InputError: `root` is not a folder, or the table cannot be read or contains mistakes, which
+            the message lists with line numbers.
     """
     if not root.is_dir():
         raise InputError(f"{root}: expected the folder that the table's paths are relative to")
@@ -259,7 +259,10 @@ def _check_together(entries: list[_Entry], mistakes: _Mistakes) -> None:
 
 
 def _check_actions(entries: list[_Entry], mistakes: _Mistakes) -> int | None:
-    """Return the number of action values per frame; add mistakes for files that do not fit."""
+    """Return the number of action values per frame, and add mistakes for unusable files.
+
+    Return None if no file can be read.
+    """
     first: tuple[int, int] | None = None
     for line, item in entries:
         assert item.actions is not None

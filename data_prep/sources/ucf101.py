@@ -63,18 +63,19 @@ class _Video(NamedTuple):
 
 
 def list_ucf101(root: Path, settings: Ucf101Settings) -> Listing:
-    """Return the listing of an official split of UCF-101; a video's group is its class and gXX.
+    """Return the listing of an official split of UCF-101.
 
-    Names are matched case-insensitively, because the folder HandstandPushups contains
-    v_HandStandPushups_*.
+    A video's group consists of its class and the number gXX in its file name. Names are matched
+    case-insensitively, because the folder HandstandPushups contains v_HandStandPushups_*.
 
     Args:
         root: UCF101.rar (or a zip or tar with the same contents), a folder that contains the
             archive, or the unpacked folder.
-        settings: split and location of the lists.
+        settings: split, validation fraction and location of the lists.
 
     Raises:
-        InputError: the videos or the lists are missing, or a list or an archive is damaged.
+        InputError: the videos or the lists are missing, a name is unexpected or listed twice, or a
+            list or an archive is damaged.
     """
     if not root.is_file():
         require_folder(root, "UCF-101: its archive, or the folder that it unpacks to")

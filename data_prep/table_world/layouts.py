@@ -68,7 +68,8 @@ class _Place:
 def write_table_world(out: Path, settings: TableWorldSettings, workers: int = 1) -> None:
     """Render and write all synthetic videos that do not exist yet.
 
-    The same call resumes a killed run: files are written atomically, and existing files are kept.
+    Repeating the call resumes a killed run: files are written atomically, and existing files are
+    kept.
 
     Args:
         out: output folder; the UCF-101 layout goes to `UCF-101/` and `ucfTrainTestlist/`, the BAIR
@@ -77,8 +78,9 @@ def write_table_world(out: Path, settings: TableWorldSettings, workers: int = 1)
         workers: number of rendering processes.
 
     Raises:
-        InputError: a setting is out of range, or `out` contains other files, was made with other
-            settings or is being written by another process.
+        InputError: a setting is out of range; `out` contains other files, was made with other
+            settings or is being written by another process; or a rendering process ended
+            unexpectedly.
     """
     _check(settings, workers)
     plan = {"renderer": RENDERER_VERSION, **asdict(settings)}
@@ -127,7 +129,7 @@ Run = Callable[[Callable[[_Place], Any], Iterable[_Place]], Iterator[Any]]
 
 @contextmanager
 def _mapper(workers: int) -> Iterator[Run]:
-    """Yield a function like `map`, which runs in this process or in `workers` new processes."""
+    """Yield a function like `map` that runs in this process or, if `workers` > 1, in new ones."""
     if workers == 1:
         yield map
         return

@@ -1,8 +1,8 @@
 """The synthetic table world: random scenes, and the motion of gripper, bodies and camera.
 
-Lengths are in units of the first camera's view width, so scenes do not depend on the resolution;
-time is in frames. On the table, x points to the right and y towards the viewer; z is the height
-above the table.
+Lengths are in units of the view width of the camera aux1, so scenes do not depend on the
+resolution; time is in frames. On the table, x points to the right and y towards the viewer; z is
+the height above the table.
 """
 
 import math
@@ -71,7 +71,10 @@ class TableScene:
 
 @dataclass(frozen=True)
 class Motion:
-    """The motion in a scene: one row per frame, and an extra gripper row for the last action."""
+    """The motion in a scene, one row per frame.
+
+    `gripper` and `opening` have an extra row, from which the last action is computed.
+    """
 
     gripper: Float[np.ndarray, "t_and_1 3"]
     opening: Float[np.ndarray, " t_and_1"]  # 0 closed, 1 open
@@ -220,7 +223,7 @@ def push_bodies(scene: TableScene, num_frames: int) -> Motion:
 def _sideways_to_target(
     gripper: np.ndarray, centres: np.ndarray, direction: np.ndarray, sideways: np.ndarray
 ) -> float:
-    """Return the sideways distance to the nearest body ahead, or 0 if no body is close enough."""
+    """Return the signed sideways distance to the nearest body ahead, or 0 if none is close."""
     relative = centres - gripper
     ahead, aside = relative @ direction, relative @ sideways
     reachable = (ahead > 0.02) & (np.abs(aside) < 0.3)

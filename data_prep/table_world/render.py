@@ -1,4 +1,4 @@
-"""Renderer of labeled clips of the synthetic table world, with NumPy only."""
+"""Rendering of labeled clips of the synthetic table world, using only NumPy."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -33,7 +33,7 @@ class TableClip:
         label: class name, one of CLASSES.
         group: number of the group, 1 to 25; all clips in a group share the appearance of the table.
         actions: change from each frame to the next, t 4: displacement of the gripper in x, y and z,
-            and change in the opening of the fingers.
+            in view widths, and change in the opening of the fingers (0 closed, 1 open).
         positions: x, y, z of the gripper in view widths, t 3; y points towards the viewer.
     """
 
@@ -173,7 +173,7 @@ class _Patch:
         self.y = (canvas.y[times[:, None], rows] - centres[:, 1:]).astype(np.float32)[:, :, None]
 
     def at_height(self, height: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the x and y of the pixels on a plane at a height, relative to the patch center."""
+        """Return the x and y of the pixels at a given height, relative to the patch center."""
         return self.x, self.y + self.canvas.view.turn * self.canvas.view.rise * height
 
     def shade(self, opacity: np.ndarray) -> None:
@@ -221,9 +221,9 @@ def _body_distance(scene: TableScene, angles: np.ndarray, bodies: np.ndarray, x,
 
 
 def _back_to_front(motion: Motion, canvas: _Canvas) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bodies of each frame, in painting order with the visible bodies first.
+    """Return the indices of each frame's bodies, and the number of visible bodies in each frame.
 
-    Also return the number of visible bodies in each frame.
+    The visible bodies come first, in painting order.
     """
     relative = np.abs(motion.centres - canvas.centres[:, None]) - 0.3
     visible = (relative < np.array(canvas.view.widths) / 2).all(axis=2)

@@ -1,4 +1,4 @@
-"""Fixtures of several integration tests: a clip store, a hostile run, a disk that fills up."""
+"""Fixtures for integration tests: a clip store, a hostile run and a small file system."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ def clip_store(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def hostile_run(tmp_path) -> Path:
-    """Return a run whose every name is an attack."""
+    """Return the path of a run in which every name is an attack."""
     return make_hostile_run(tmp_path)
 
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Callable[[int], Path]]:
-    """Return a function that makes a file system of a given size in MiB, which only root can."""
+    """Yield a function that mounts a file system of a given size in MiB, or skips the test."""
     path = tmp_path / "disk"
 
     def mount(megabytes: int) -> Path:

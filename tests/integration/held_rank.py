@@ -1,13 +1,14 @@
-"""Runs the command, held at one moment until the test releases it, as a rank of survival tests.
+"""A rank of the survival tests, which runs the command and pauses once until the test releases it.
 
-HELD_FOLDER gets files with numbers: `pid-RANK` at the start, `held-RANK` at the moment, and
-`status-RANK` at the end. The rank waits for a file `go` in it. HELD_AT is
+The rank writes a number to each of these files in HELD_FOLDER: `pid-RANK` at the start,
+`held-RANK` during the pause, and `status-RANK` at the end. The pause ends when HELD_FOLDER contains
+a file `go`. HELD_AT names the moment of the pause:
 
-* `start-up`: after the first line of the run, before torch is loaded,
+* `start-up`: when the run starts to handle signals, before torch is loaded,
 * `training`: inside step 5,
-* `validation`: before the first clips of it are read,
-* `saving`: before a call of `stores.files`, HELD_CALL=fsync:3 for the fourth fsync, in the first
-  save from HELD_STEP on; the thread that writes is held, training goes on.
+* `validation`: before the first validation clips are read,
+* `saving`: before a call of a function in `stores.files`, for example the fourth fsync if HELD_CALL
+  is `fsync:3`, in a save at or after HELD_STEP; only the writing thread pauses.
 """
 
 import atexit
@@ -29,14 +30,14 @@ TRAINING_STEP = 5
 
 
 def tell(what: str, number: int) -> None:
-    """Write a number atomically where the test finds it."""
+    """Write a number atomically to this rank's file in HELD_FOLDER."""
     file = FOLDER / f"{what}-{RANK}"
     file.with_suffix(".new").write_text(str(number))
     file.with_suffix(".new").rename(file)
 
 
 def hold() -> None:
-    """Report that the moment has come and wait, once per process."""
+    """Report the pause and wait for the release; later calls do nothing."""
     if (FOLDER / f"held-{RANK}").exists():
         return
     tell("held", os.getpid())
@@ -90,7 +91,7 @@ def hold_in_saving(first_step: int, name: str, count: int) -> None:
 
 
 class HeldAtStart(StopRequest):
-    """Holds the process as soon as it listens."""
+    """StopRequest that pauses the process once signals are handled."""
 
     def __enter__(self):
         super().__enter__()
@@ -99,7 +100,7 @@ class HeldAtStart(StopRequest):
 
 
 def main() -> int:
-    """Run the command and write its exit status as late as Python allows."""
+    """Run the command, and write its exit status as late as possible in the exit of Python."""
     moment = os.environ["HELD_AT"]
     if moment == "start-up":
         patch.object(training_verbs, "StopRequest", HeldAtStart).start()

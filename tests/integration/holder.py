@@ -1,4 +1,4 @@
-"""Another process that holds a folder or a file, as a second start would find it."""
+"""A separate process that holds the lock of a folder or file."""
 
 import os
 import subprocess
@@ -18,11 +18,11 @@ lock.release()
 
 
 class Holder:
-    """Holds a path until it is killed or leaves; use as a context manager.
+    """Process that locks a path until it ends; use as a context manager.
 
     Args:
         single_file: whether the path is a file to write.
-        more: lines of Python that the process runs once it holds the lock.
+        more: Python code that the process runs after acquiring the lock.
     """
 
     def __init__(self, path: Path, single_file: bool = False, more: str = ""):
@@ -38,12 +38,12 @@ class Holder:
 
     @property
     def holds(self) -> bool:
-        """Whether the process got the lock."""
+        """Return whether the process acquired the lock."""
         return self.said == "held\n"
 
     @property
     def name(self) -> str:
-        """Return the name of the process in a refusal."""
+        """Return the text that identifies the process in error messages."""
         return f"process {self.process.pid} on {os.uname().nodename}, since 20"
 
     def leave(self) -> None:
@@ -51,7 +51,7 @@ class Holder:
         self.process.communicate()
 
     def kill(self) -> None:
-        """Kill the process without waiting for it, so that it stays as a zombie."""
+        """Kill the process without reaping it, so that it remains as a zombie."""
         self.process.kill()
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
 

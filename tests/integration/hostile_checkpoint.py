@@ -1,4 +1,4 @@
-"""Random changes to a checkpoint's files: bytes, JSON, tensors, headers, manifests."""
+"""Random changes to a checkpoint's files: bytes, JSON, tensors, headers and manifests."""
 
 import copy
 import hashlib
@@ -17,7 +17,7 @@ Files = dict[str, bytes]
 
 
 def listed(files: Files) -> Files:
-    """Return the files with a manifest that matches them."""
+    """Return the files with a matching manifest."""
     hashes = {
         name: hashlib.sha256(data).hexdigest()
         for name, data in files.items()
@@ -28,7 +28,7 @@ def listed(files: Files) -> Files:
 
 
 def damaged_bytes(files: Files, other: Files, rng: random.Random) -> Files:
-    """Change bytes or files, but not the manifest."""
+    """Return the files after damaging or swapping some without updating the manifest."""
     name, second = rng.sample(sorted(files), 2)
     data = files[name]
     place, size = rng.randrange(len(data)), rng.randrange(1, 64)
@@ -55,7 +55,7 @@ ODD = (
 
 
 def edited_json(files: Files, other: Files, rng: random.Random) -> Files:
-    """Change one entry of state.json, or all of it, and update the manifest."""
+    """Return the files after changing state.json, with a matching manifest."""
     state = json.loads(files["state.json"])
     inside = rng.choice([state, state, state["health"]])
     key = rng.choice(sorted(inside))
@@ -75,7 +75,7 @@ def edited_json(files: Files, other: Files, rng: random.Random) -> Files:
 
 
 def edited_tensors(files: Files, other: Files, rng: random.Random) -> Files:
-    """Change the name, shape, dtype or value of a tensor, and update the manifest."""
+    """Return the files after changing tensors or a whole tensor file, with a matching manifest."""
     stem, second = rng.sample(TENSOR_FILES, 2)
     tensors = safetensors.torch.load(files[f"{stem}.safetensors"])
     name, another = rng.choice(sorted(tensors)), rng.choice(sorted(tensors))
@@ -103,7 +103,7 @@ def edited_tensors(files: Files, other: Files, rng: random.Random) -> Files:
 
 
 def edited_header(files: Files, other: Files, rng: random.Random) -> Files:
-    """Falsify a safetensors header, and update the manifest."""
+    """Return the files after falsifying a safetensors header, with a matching manifest."""
     file = f"{rng.choice(TENSOR_FILES)}.safetensors"
     size = struct.unpack("<Q", files[file][:8])[0]
     header, body = json.loads(files[file][8 : 8 + size]), files[file][8 + size :]
@@ -129,7 +129,7 @@ def edited_header(files: Files, other: Files, rng: random.Random) -> Files:
 
 
 def edited_manifest(files: Files, other: Files, rng: random.Random) -> Files:
-    """Put an odd value into the manifest, or remove a file from both manifest and folder."""
+    """Return the files with an invalid manifest, or without one of the files and its entry."""
     manifest = json.loads(files["manifest.json"])
     kind = rng.choice(["missing", "step", "sha256", "path", "one", "all"])
     if kind == "missing":

@@ -1,4 +1,4 @@
-"""A run whose every name is an attack, for the tests of the report."""
+"""A run in which every name is an attack, for tests of the report."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def gallery_of(labels: list[str | None]) -> Gallery:
 
 
 def scores_of(name: str) -> dict:
-    """Return scores as written by `evaluate`, with a name in every text."""
+    """Return scores in the format of `evaluate`, with a given name as every string."""
     fvd = {"value": 1234.5, "num_real": 64, "num_fake": 48, "warnings": []}
     clip = {"video": name, "start": 0, "psnr": 20.0, "ssim": 0.9}
     return {
@@ -104,7 +104,7 @@ def scores_of(name: str) -> dict:
 
 
 def make_hostile_run(folder: Path) -> Path:
-    """Make a folder in which every name is an attack: classes, videos, settings, commands."""
+    """Write a run in which classes, videos, settings and commands have hostile names."""
     run = folder / "<img src=x onerror=window.broken=1>"
     scores = run / "scores"
     scores.mkdir(parents=True)

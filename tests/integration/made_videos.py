@@ -1,4 +1,4 @@
-"""Videos for tests: every usual kind, and malicious ones."""
+"""Videos for tests, both ordinary and malicious."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -11,7 +11,7 @@ from av.video.stream import VideoStream
 
 
 def scene(num_frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Return blobs that drift right, 3 pixels per frame, and differ until they wrap around."""
+    """Return frames of a pattern that moves right by 3 pixels per frame, on a static ramp."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
     still = blocks.repeat(8, 0).repeat(8, 1)[:height, :width]
@@ -30,7 +30,7 @@ def encode(
     times: Sequence[int] | None = None,
     start: int = 0,
 ) -> Path:
-    """Write a video with `times` in milliseconds, or else 25 frames per second from `start` on."""
+    """Write a video with frame times in milliseconds, or with 25 fps from frame number `start`."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
         assert isinstance(stream, VideoStream)
@@ -53,7 +53,7 @@ def encode(
 
 
 def joined(path: Path, parts: Sequence[tuple[np.ndarray, int]], *settings: Any) -> Path:
-    """Write videos joined as by `cat`, each given as frames and the start of its timestamps."""
+    """Write the concatenated bytes of videos, each given as frames and first frame number."""
     data = b""
     for number, (frames, start) in enumerate(parts):
         part = path.with_name(f"part{number}{path.suffix}")
@@ -78,7 +78,7 @@ def cut(path: Path, share: float) -> None:
 
 
 def bomb(path: Path, num_frames: int, size_hw: tuple[int, int]) -> Path:
-    """Write a black H.264 key frame repeatedly: about 1 kB for 28 MB of pixels."""
+    """Write a video of identical black H.264 key frames, far smaller than its decoded pixels."""
     height, width = size_hw
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"g": "1"})

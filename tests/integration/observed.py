@@ -1,9 +1,9 @@
-"""Runs training with a record of each rank's inputs and state after every step.
+"""Training that records each rank's inputs and state after every step.
 
-`observed.py train-tokenizer …` runs the command itself; `observing()` does the same for training in
-this process. Each rank writes `observed-rank0.jsonl` (with its number) to the run folder, a line
-per step: the videos of its batches, whether DDP broadcasts buffers, and the sha256 of codebook,
-model, discriminator and its optimizer, before any rank could repair another's state.
+`observed.py train-tokenizer …` runs the command; `observing()` records training in this process.
+Each rank writes `observed-rankN.jsonl` to the run folder, with one line per step: the videos in its
+batches, whether DDP broadcasts buffers, and the SHA-256 of the codebook, the model, the
+discriminator and the discriminator's optimizer, before ranks synchronize again.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from video_vq.models.tokenizer import VideoTokenizer
 
 @contextmanager
 def observing() -> Iterator[None]:
-    """Observe the training of tokenizers within this context."""
+    """Record the training of tokenizers inside this context."""
     from video_vq.training.loop import Training
 
     real_batches, real_turns = Training.batches, Training.turns
@@ -50,7 +50,7 @@ def observing() -> Iterator[None]:
 
 
 def write(training: Any, seen: list[int]) -> None:
-    """Append the line of the last step."""
+    """Append a line for the last step to this rank's file."""
     model, tokenizer = training.model, training.bare_model
     rank, discriminator = training.accelerator.process_index, training.state.discriminator
     held = {
@@ -71,7 +71,7 @@ def write(training: Any, seen: list[int]) -> None:
 
 
 def sha256(tensors: dict[str, Tensor]) -> str:
-    """Return the sha256 of the bytes of tensors."""
+    """Return the SHA-256 of the tensors' bytes, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())

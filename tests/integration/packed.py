@@ -1,4 +1,4 @@
-"""Archives for tests: plain ones of a folder, and hostile ones of every kind."""
+"""Archives for tests, both ordinary and hostile."""
 
 import io
 import struct
@@ -20,7 +20,7 @@ def tar_entry(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link:
 
 
 def tar_of(files: Mapping[str, bytes], format: int = tarfile.GNU_FORMAT) -> bytes:
-    """Pack files with Python's tarfile, folders before their contents."""
+    """Return a tar of files, written by Python's tarfile, with folders before their contents."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
         for folder in sorted({part for name in files for part in _folders(name)}):
@@ -40,7 +40,7 @@ def _folders(name: str) -> list[str]:
 
 
 def zip_of(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """Pack files with Python's zipfile."""
+    """Return a zip of files, written by Python's zipfile."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, data in files.items():
@@ -49,7 +49,7 @@ def zip_of(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> by
 
 
 def zip_with_mode(name: str, data: bytes, mode: int) -> bytes:
-    """Pack one file with the mode of a Unix file: a link, a device."""
+    """Return a zip of one entry with a Unix file mode, for example of a link or device."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         info = zipfile.ZipInfo(name)
@@ -59,7 +59,7 @@ def zip_with_mode(name: str, data: bytes, mode: int) -> bytes:
 
 
 def overlapping_zip(count: int, data: bytes) -> bytes:
-    """Return a zip whose entries all refer to the bytes of the first."""
+    """Return a zip whose entries all refer to the same bytes."""
     packed = zip_of({"a.avi": data})
     start = packed.index(b"PK\x01\x02")
     entry = packed[start : packed.index(b"PK\x05\x06")]
@@ -69,7 +69,7 @@ def overlapping_zip(count: int, data: bytes) -> bytes:
 
 
 def rar_of(files: Mapping[str, bytes], mode: int = 0o100644) -> bytes:
-    """Pack files without compression as rar 4 (RARLAB, technote of version 3)."""
+    """Return an uncompressed rar 4 archive of files (RARLAB, technote of version 3)."""
     blocks = [b"Rar!\x1a\x07\x00", _rar_block(0x73, 0, bytes(6))]
     for name, data in files.items():
         fields = struct.pack(

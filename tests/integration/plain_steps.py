@@ -1,7 +1,7 @@
-"""Six steps of both kinds of training, written out plainly, for any number of ranks in one process.
+"""A plain reference implementation of both trainings, with any number of ranks in one process.
 
-The results of `train_tokenizer` and `train_prior` are compared with it bit by bit. The ranks are
-simulated one after the other on the same weights; their gradients are averaged like those of DDP.
+The results of `train_tokenizer` and `train_prior` must equal its results bit for bit. The ranks are
+simulated one after another with the same weights; their gradients are averaged as in DDP.
 """
 
 import math
@@ -32,14 +32,14 @@ CPU = torch.device("cpu")
 
 
 class Plain(NamedTuple):
-    """The expected results of a run: tensors by file of the checkpoint, and losses by step."""
+    """The expected results of a run: tensors by checkpoint file, and losses by step."""
 
     tensors: dict[str, dict[str, Tensor]]
     losses: dict[int, dict[str, float]]
 
 
 class Ranks:
-    """The random states and batches of all ranks; `of(rank)` selects one of them."""
+    """The random states and batches of all ranks."""
 
     def __init__(self, config: Any, dataset: Any, world: int):
         self.states: list[Tensor] = []
@@ -65,7 +65,7 @@ class Ranks:
 
 
 def adamw(module: nn.Module, config: OptimizerConfig, betas: tuple[float, float]) -> Any:
-    """Return AdamW that decays matrices and kernels, but no embedding."""
+    """Return an AdamW optimizer that decays matrices and kernels, but not embeddings."""
     named = list(module.named_parameters())
     decayed = [value for name, value in named if value.ndim >= 2 and "embedding" not in name]
     kept = [value for name, value in named if value.ndim < 2 or "embedding" in name]
@@ -77,7 +77,7 @@ def adamw(module: nn.Module, config: OptimizerConfig, betas: tuple[float, float]
 
 
 def update(optimizer: Any, module: nn.Module, of_ranks: list[Any], clip: float, lr: float) -> None:
-    """Step on the mean of the ranks' gradients, scaled down to a norm."""
+    """Make a step with the mean of the ranks' gradients, clipped to norm `clip`."""
     for value, *gradients in zip(module.parameters(), *of_ranks, strict=True):
         value.grad = sum(gradient / len(gradients) for gradient in gradients)
     nn.utils.clip_grad_norm_(module.parameters(), clip)
@@ -95,7 +95,7 @@ def taken_gradients(module: nn.Module) -> list[Tensor | None]:
 
 
 def follow(averages: dict[str, Tensor], module: nn.Module, step: int, decay: float) -> None:
-    """Update the averaged weights, with a warm-up of the decay."""
+    """Update the averaged weights, with a decay that warms up."""
     decay = min(decay, (1 + step) / (10 + step))
     for name, value in module.state_dict().items():
         if value.dtype.is_floating_point:
@@ -120,7 +120,7 @@ def mean(values: list[Tensor]) -> Tensor:
 
 
 def tokenizer_steps(config: TokenizerTrainingConfig, store: ClipStore, world: int) -> Plain:
-    """Train a tokenizer with l2, commitment, codebook and adversarial losses."""
+    """Train a tokenizer with L2, commitment, codebook and adversarial losses."""
     optim, seed, loss, adversarial = (
         *(config.optim, config.run.seed),
         *(config.loss, config.loss.adversarial),

@@ -1,7 +1,8 @@
-"""The work of several ranks in test_ranks.py: many cases in one launch, as launches take seconds.
+"""Cases of test_ranks.py, which several ranks run in one launch, as a launch takes seconds.
 
-`accelerate launch --multi_gpu --num_processes N ranks.py FOLDER CASE…`; FOLDER/given holds the
-data, FOLDER/N gets the results. `ranks.py N FOLDER CASE…` forks the ranks itself, which is faster.
+Usage: `accelerate launch --multi_gpu --num_processes N ranks.py FOLDER CASE…`, or, with forked
+ranks and faster, `ranks.py N FOLDER CASE…`. FOLDER/given contains the data; the results are written
+to FOLDER/N.
 """
 
 import hashlib
@@ -100,19 +101,19 @@ def make_data(folder: Path) -> None:
 
 
 def given(folder: Path, kind: Kind) -> Path:
-    """Return the config of a kind."""
+    """Return the path of the config for a kind of model."""
     return folder / "given" / f"{kind}.yaml"
 
 
 def settings(kind: Kind, *changes: str) -> list[str]:
-    """Return settings in the form of the command line."""
+    """Return settings as command-line arguments, without dropout for a prior."""
     if kind == "prior":
         changes = (*changes, NO_DROPOUT)
     return [setting for change in changes for setting in change.split()]
 
 
 def arguments(kind: Kind, folder: Path, out: Path, *more: str) -> list[str]:
-    """Return the command line of a training run."""
+    """Return the command-line arguments of a training run."""
     data = ["--data", "clips"] if kind == "tokenizer" else ["--tokens", "tokens"]
     data[1] = str(folder / "given" / data[1])
     return [f"train-{kind}", "--config", str(given(folder, kind)), *data, "--out", str(out), *more]
@@ -125,7 +126,7 @@ def train(
     changes: Sequence[str],
     request: StopRequest | None = None,
 ) -> TrainingState:
-    """Train in this process, observed; return the state at the end."""
+    """Train in this process inside `observing()`, and return the final state."""
     states: list[TrainingState] = []
 
     class Kept(TrainingState):
@@ -144,9 +145,9 @@ def train(
 
 
 def parity(folder: Path, out: Path) -> None:
-    """Train 30 steps of the same global batch, in 1, 2 and 4 micro-batches.
+    """Train for 30 steps with equal global batches, split into 1, 2 and 4 micro-batches.
 
-    Each rank records the number of items in each batch of its validations.
+    Each rank records the number of items in each of its validation batches.
     """
     rank = make_accelerator().process_index
     for kind in KINDS:
@@ -160,7 +161,7 @@ def parity(folder: Path, out: Path) -> None:
 
 @contextmanager
 def validated_sizes(kind: Kind) -> Iterator[list[int]]:
-    """Yield a list that gets the number of items of each batch that is scored."""
+    """Yield a list to which the number of items in each scored batch is added."""
     module = tokenizer_module if kind == "tokenizer" else prior_module
     real, sizes = module.functional_call, []
 
@@ -173,19 +174,19 @@ def validated_sizes(kind: Kind) -> Iterator[list[int]]:
 
 
 def recorded_config(kind: Kind, folder: Path) -> TokenizerTrainingConfig | PriorTrainingConfig:
-    """Return the config of six recorded steps."""
+    """Return the config with which the steps are recorded."""
     of = TokenizerTrainingConfig if kind == "tokenizer" else PriorTrainingConfig
     return load_config(of, given(folder, kind), [*RECORDED_OF_BOTH, *RECORDED[kind].split()])
 
 
 def recorded(folder: Path, out: Path) -> None:
-    """Train six steps of everything."""
+    """Train both kinds of model for six steps with the recorded configs."""
     for kind in KINDS:
         train(kind, folder, out / f"{kind}-recorded", [*RECORDED_OF_BOTH, *RECORDED[kind].split()])
 
 
 def of_latents(folder: Path, out: Path) -> None:
-    """Train six steps with settings of the latents; each rank notes its averages."""
+    """Train for six steps with OF_LATENTS; each rank records a hash of its averaged weights."""
     for name, more in OF_LATENTS.items():
         changes = settings("tokenizer", PARITY, "optim.steps=6 run.log_every=1", more)
         state = train("tokenizer", folder, out / name, changes)
@@ -197,7 +198,7 @@ def of_latents(folder: Path, out: Path) -> None:
 
 
 def validation(folder: Path, out: Path) -> None:
-    """Validate on few and many items."""
+    """Validate both kinds of model on various numbers of items."""
     accelerator = make_accelerator()
     clips, tokens = ClipStore(folder / "given/clips"), TokenStore(folder / "given/tokens")
     torch.manual_seed(0)
@@ -231,7 +232,7 @@ def validation(folder: Path, out: Path) -> None:
 
 
 def poisoned(bad: dict[int, float] | range) -> Callable[..., Any]:
-    """Return a patch that makes the loss of the last rank NaN at some steps."""
+    """Return a function that patches the loss; some values on the last rank are not finite."""
     accelerator, patches = make_accelerator(), mock.patch.multiple
     calls = {"tokenizer": 0, "prior": 0}
     is_last = accelerator.process_index == accelerator.num_processes - 1
@@ -280,16 +281,17 @@ def poison(folder: Path, out: Path) -> None:
 
 
 def start(command: Sequence[str]) -> int:
-    """Run a verb in connected ranks, where rank 0 may hold a folder before rank 1 looks.
+    """Run a command in connected ranks without the early check of the lock.
 
-    In separate processes, they connect in between, when each makes its Accelerator.
+    Rank 0 may already hold the lock when rank 1 checks; separately started ranks connect only after
+    the check.
     """
     with mock.patch("video_vq.cli.training_verbs.require_free"):
         return main(command)
 
 
 def more_ranks(folder: Path, out: Path) -> None:
-    """Continue runs that one rank began, which is first refused and then allowed."""
+    """Resume one rank's runs on more ranks, first without and then with permission."""
     for kind in KINDS:
         changes = settings(kind)
         command = arguments(kind, folder, out / f"{kind}-begun")
@@ -299,9 +301,10 @@ def more_ranks(folder: Path, out: Path) -> None:
 
 
 def second_start(folder: Path, out: Path) -> None:
-    """Start where another process writes: all ranks are refused, and can still communicate.
+    """Start in a folder that another process has locked, and check that all ranks are refused.
 
-    This happens before torch is loaded, or, for simultaneous starts, when rank 0 takes the lock.
+    The refusal comes from the early check or, without the check, when rank 0 tries to acquire the
+    lock; the ranks can still communicate afterwards.
     """
     accelerator = make_accelerator()
     command = arguments("prior", folder, out / "held", *settings("prior"))
@@ -325,14 +328,14 @@ def diverge(folder: Path, out: Path) -> int:
 
 
 def run_cases(folder: Path, cases: Sequence[str]) -> int:
-    """Run cases as one of any number of ranks; return the last exit status."""
+    """Run cases as one of the ranks; return the last case's exit status."""
     torch.set_num_threads(1)
     results = folder / str(make_accelerator().num_processes)
     return [globals()[case](folder, results) for case in cases][-1] or 0
 
 
 def fork(processes: int, folder: Path, cases: Sequence[str]) -> int:
-    """Run cases in forked ranks; return whether one failed."""
+    """Run cases in forked ranks; return whether any rank failed."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     os.environ |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}

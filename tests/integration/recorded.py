@@ -1,8 +1,8 @@
-"""Six recorded steps of both trainings on one and two ranks; `python recorded.py` rewrites them.
+"""Recorded results of six steps of both trainings on 1 and 2 ranks; run this file to record.
 
-`recorded.json` holds the sha256 of all results of a run, by machine. A machine is identified by the
-result of a small fixed computation, because other kernels round differently; the recorded digests
-apply only if it agrees. Names of tensors and settings of a checkpoint apply to all machines.
+`recorded.json` contains the SHA-256 of all results of a run, by machine. A machine is identified by
+the torch version and the result of a small fixed computation, because other kernels round
+differently. The names, types and shapes in a checkpoint apply to all machines.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ LAST = "step_0000006"
 
 
 def make_runs(folder: Path) -> None:
-    """Train both kinds of model on one rank in this process, then on two."""
+    """Train both kinds of model, first on one rank in this process, then on two ranks."""
     make_data(folder)
     for number in (1, 2):
         (folder / str(number)).mkdir()
@@ -38,7 +38,7 @@ def make_runs(folder: Path) -> None:
 
 
 def tensors(run: Path) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of a run's last checkpoint, by file."""
+    """Return the tensors in a run's last checkpoint, by file."""
     files = sorted((run / "state" / LAST).glob("*.safetensors"))
     return {file.stem: safetensors.torch.load(file.read_bytes()) for file in files}
 
@@ -51,7 +51,7 @@ def saved_state(run: Path) -> dict[str, Any]:
 
 
 def digests(run: Path) -> dict[str, str]:
-    """Return the sha256 of all results of a run, except for times."""
+    """Return the SHA-256 of all results of a run except times."""
     found = {name: sha256(values) for name, values in tensors(run).items()}
     for name, value in (("state", saved_state(run)), ("metrics", log_without_times(run))):
         text = json.dumps(value, sort_keys=True)
@@ -60,7 +60,7 @@ def digests(run: Path) -> dict[str, str]:
 
 
 def sha256(values: dict[str, Tensor]) -> str:
-    """Return the sha256 of names, types, shapes and bytes."""
+    """Return the SHA-256 of the tensors' names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name, value in sorted(values.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -69,7 +69,7 @@ def sha256(values: dict[str, Tensor]) -> str:
 
 
 def names(run: Path) -> dict[str, Any]:
-    """Return the names, types and shapes that a checkpoint needs in order to be resumed."""
+    """Return the names, types and shapes in a run's last checkpoint."""
     shapes = {
         file: {name: f"{value.dtype} {list(value.shape)}" for name, value in values.items()}
         for file, values in tensors(run).items()
@@ -79,7 +79,7 @@ def names(run: Path) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """Return a name for this machine's kernels and version of torch."""
+    """Return a name for this machine's torch version and kernels."""
     torch.manual_seed(0)
     conv = nn.Conv3d(8, 16, 3, padding=1)
     linear = nn.Linear(16, 48)
@@ -96,7 +96,7 @@ def machine() -> str:
 
 
 def record() -> None:
-    """Write recorded.json: the names, and the digests of this machine added to the others."""
+    """Write recorded.json: the names, and this machine's digests beside those of others."""
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         make_runs(folder)

@@ -1,7 +1,7 @@
-"""Recorded bytes of small stores; `python recorded_stores.py` rewrites them.
+"""Recorded hashes of small stores; run this file to record them again.
 
-`recorded_stores.json` holds the sha256 of each file: of the clips for all machines, and of the
-networks' outputs by machine, as identified by `recorded.machine`.
+`recorded_stores.json` contains the SHA-256 of each file: for the clips, one for all machines; for
+network outputs, one per machine, as identified by `recorded.machine`.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ EVERYWHERE = "clips"
 
 
 def make_stores(root: Path) -> None:
-    """Write clips, and encode, decode and sample with small models with random weights."""
+    """Write stores of clips, tokens, decoded clips and samples, from small random models."""
     make_clip_store(root / "clips", num_videos=6)
     tokenizer, prior = trained_tokenizer(), trained_prior()
     tokenizer.save_pretrained(root / "tokenizer")
@@ -44,7 +44,7 @@ def make_stores(root: Path) -> None:
 
 
 def digests(root: Path) -> dict[str, dict[str, str]]:
-    """Return store -> file -> sha256, for everything that determines a store's contents."""
+    """Return the SHA-256 of each file with contents of a store, by store and file."""
     return {
         name: {
             str(file.relative_to(root / name)): _digest(file, root)
@@ -56,9 +56,9 @@ def digests(root: Path) -> dict[str, dict[str, str]]:
 
 
 def _digest(file: Path, root: Path) -> str:
-    """Return the sha256 of a file; for a manifest, without the hashes of models and its own seal.
+    """Return the SHA-256 of a file, ignoring model hashes and the seal in a manifest.
 
-    A model's hash also covers its settings, and changes with each new setting.
+    A model's hash also covers its settings, so a new setting changes the hash.
     """
     if file.name != "manifest.json" or file.parent.name == EVERYWHERE:
         return sha256_file(file)
@@ -72,7 +72,7 @@ def _digest(file: Path, root: Path) -> str:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with the recorded number of threads, which is in the plan of samples."""
+    """Use one thread inside this context, as the plan of samples records the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -80,7 +80,7 @@ def one_thread() -> Iterator[None]:
 
 
 def record() -> None:
-    """Write recorded_stores.json, adding this machine to the others."""
+    """Write recorded_stores.json, adding this machine's hashes to those of other machines."""
     known = json.loads(FILE.read_text()) if FILE.exists() else {"machines": {}}
     with tempfile.TemporaryDirectory() as path, one_thread():
         make_stores(Path(path))

@@ -1,4 +1,4 @@
-"""Writes a small LeRobot v3 data set: two cameras, and episodes joined in several mp4 files."""
+"""Writer of a small LeRobot v3 data set with two cameras and several episodes per mp4 file."""
 
 import io
 import json
@@ -22,13 +22,13 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 @dataclass
 class RobotSet:
-    """A data set that was written.
+    """A written data set.
 
     Attributes:
         root: folder of the data set.
         lengths: number of frames of each episode.
-        files: chunk and file number of each episode, the same for its videos and its table.
-        actions, states: rows of each episode.
+        files: chunk number and file number of each episode's videos and table.
+        actions, states: rows of each episode, one row per frame.
     """
 
     root: Path
@@ -55,7 +55,7 @@ class RobotSet:
         self.info.write_text(json.dumps({**json.loads(self.info.read_text()), **changes}))
 
     def change_rows(self, path: Path, **columns: Any) -> None:
-        """Replace columns of one of the tables."""
+        """Replace columns of a table."""
         table = parquet.read_table(path)
         for name, values in columns.items():
             place = table.column_names.index(name)
@@ -64,7 +64,7 @@ class RobotSet:
 
 
 def episode_frames(seed: int, length: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """Return a disc on a background in the episode's own colour, which reveals a wrong episode."""
+    """Return frames of a moving disc; the colors identify the episode."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     ground, disc = rng.integers(0, 256, 3), rng.integers(0, 256, 3)
@@ -76,7 +76,7 @@ def episode_frames(seed: int, length: int, height: int = 48, width: int = 64) ->
 
 
 def concatenate(videos: list[bytes], fps: int = FPS) -> bytes:
-    """Join the packets of mp4 files, as LeRobot does."""
+    """Return an mp4 file that joins the packets of several mp4 files, as LeRobot does."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as output:
         target, begin = None, 0
@@ -105,7 +105,7 @@ def write_robot_set(
     tasks: tuple[str, ...] = ("push", "lift"),
     splits: dict[str, str] | None = None,
 ) -> RobotSet:
-    """Write episodes to three files in two chunks, with one stream per file for one camera."""
+    """Write episodes to up to three files per camera; join the cameras' files in different ways."""
     rng = np.random.default_rng(len(lengths))
     files = [((0, 0), (0, 1), (1, 0))[min(3 * n // len(lengths), 2)] for n in range(len(lengths))]
     made = RobotSet(root, list(lengths), files)

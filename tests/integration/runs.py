@@ -1,4 +1,4 @@
-"""A small clip store, and helpers that run commands as users call them."""
+"""A small clip store, and helpers that run commands as users do."""
 
 import io
 import os
@@ -39,9 +39,9 @@ def make_clip_store(
     rates: Sequence[float] = (10.0,),
     size: int = 16,
 ) -> ClipStore:
-    """Write moving blobs of two classes, a third of them each for train, val and test.
+    """Write a clip store of moving squares in two classes, with equal train, val and test splits.
 
-    The videos of each split have the given frame rates in turn.
+    The videos of each split cycle through the given frame rates.
     """
     writer = ClipStoreWriter(path, (size, size), {"kind": "blobs"})
 
@@ -72,14 +72,14 @@ def make_clip_store(
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Return an environment with one thread and without a launcher's variables."""
+    """Return the environment with one thread, without a launcher's variables, and with changes."""
     drop = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     kept = {key: value for key, value in os.environ.items() if key not in drop}
     return {**kept, "OMP_NUM_THREADS": "1", **changes}
 
 
 def video_vq(*arguments: str | Path, expect: int = 0, **changes: str):
-    """Run the command and check its exit status, in a separate process if variables change."""
+    """Run `video-vq` and check its exit status; use a new process if variables are changed."""
     if changes:
         return run([sys.executable, "-m", "video_vq", *arguments], expect, **changes)
     words = [str(argument) for argument in arguments]
@@ -94,17 +94,17 @@ def video_vq(*arguments: str | Path, expect: int = 0, **changes: str):
 
 
 def launch(processes: int, *arguments: str | Path, expect: int = 0, **changes: str):
-    """Run the command under `accelerate launch` on CPU ranks."""
+    """Run `video-vq` under `accelerate launch` on CPU ranks, and check the exit status."""
     return launch_program(processes, "-m", "video_vq", *arguments, expect=expect, **changes)
 
 
 def launch_program(processes: int, *program: str | Path, expect: int = 0, **changes: str):
-    """Run a Python program under `accelerate launch` on CPU ranks."""
+    """Run a Python program under `accelerate launch` on CPU ranks, and check the exit status."""
     return run([*launcher(processes), *program], expect, **changes)
 
 
 def launcher(processes: int) -> list[str]:
-    """Return the launcher's part of a command."""
+    """Return the part of a command that starts the launcher."""
     multi = ["--multi_gpu"] if processes > 1 else []
     return [
         *(sys.executable, "-m", "accelerate.commands.launch", *multi),
@@ -114,7 +114,7 @@ def launcher(processes: int) -> list[str]:
 
 
 def run(command: list, expect: int = 0, **changes: str):
-    """Run a command and check its exit status."""
+    """Run a command in a new process and check its exit status."""
     answer = subprocess.run(
         [str(part) for part in command],
         env=environment(**changes),
@@ -127,13 +127,13 @@ def run(command: list, expect: int = 0, **changes: str):
 
 
 def checked(answer: subprocess.CompletedProcess[str], expect: int):
-    """Return the result of a command after checking its exit status."""
+    """Return a finished command after checking its exit status."""
     assert answer.returncode == expect, f"{answer.returncode}\n{answer.stdout}\n{answer.stderr}"
     return answer
 
 
 class AfterStep(StopRequest):
-    """A request to stop that is made after a number of steps; a run checks it before each step."""
+    """StopRequest that a run receives at its check after a given number of steps."""
 
     def __init__(self, step: int):
         self.looks_left = step

@@ -1,4 +1,4 @@
-"""Runs that are killed and stopped, with all their processes, output and results."""
+"""Runs to be killed or stopped, with their processes, output and results."""
 
 import json
 import signal
@@ -28,13 +28,13 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIEN
 class Run:
     """A command and all processes that it starts; use as a context manager.
 
-    The launcher gives ranks their own session, so a run's processes are identified by a mark in
-    their environment, which their children inherit.
+    The launcher starts each rank in a new session, so a run's processes are identified by an
+    environment variable, which child processes inherit.
 
     Args:
         folder: folder for the files `stdout` and `stderr`.
         held: environment variables for held_rank.py.
-        outputs: descriptors of stdout and stderr, instead of the files.
+        outputs: descriptors to use as stdout and stderr; None for the files.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Run:
         self.kill()
 
     def text(self, name: str) -> str:
-        """Return the output on "stdout" or "stderr"."""
+        """Return the contents of the file `stdout` or `stderr`."""
         return (self.folder / name).read_text(errors="replace")
 
     def processes(self) -> list[psutil.Process]:
-        """Return all living processes of the run; a zombie has no environment."""
+        """Return all processes of the run except zombies, whose environment cannot be read."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -78,7 +78,7 @@ class Run:
         return found
 
     def wait_until_gone(self, seconds: float = PATIENCE_SECONDS) -> None:
-        """Wait until no process of the run is left."""
+        """Wait until all processes of the run have ended."""
         end = time.monotonic() + seconds
         while left := self.processes():
             self.leader.poll()
@@ -100,7 +100,7 @@ class Run:
 
 
 def told(processes: list[psutil.Process]) -> list[str]:
-    """Return number and command of processes, or only the number of one that has just ended."""
+    """Return the id and command of each process, or only the id if it has just ended."""
     found = []
     for process in processes:
         command: list[str] = []
@@ -111,7 +111,7 @@ def told(processes: list[psutil.Process]) -> list[str]:
 
 
 def last_step(run: Path, since: float) -> int:
-    """Return the last step logged since a given time; 0 before the first."""
+    """Return the last logged step, or 0 if nothing was logged since a given time."""
     try:
         complete = (run / "metrics.jsonl").read_bytes().rpartition(b"\n")[0]
         last = json.loads(complete.splitlines()[-1])
@@ -121,15 +121,18 @@ def last_step(run: Path, since: float) -> int:
 
 
 def of_ranks(folder: Path, what: str) -> dict[int, int]:
-    """Return the numbers that ranks have written: their "pid" at the start and when "held", their
-    exit "status" at the end.
+    """Return the number that each rank has written, by rank.
+
+    Args:
+        folder: value of HELD_FOLDER, see held_rank.py.
+        what: "pid" or "held" for the process id, "status" for the exit status.
     """
     files = folder.glob(f"{what}-[0-9]")
     return {int(file.name.rpartition("-")[2]): int(file.read_text()) for file in files}
 
 
 def log_without_times(run: Path) -> list[dict]:
-    """Return metrics.jsonl without times."""
+    """Return the lines of metrics.jsonl without times."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
         {name: value for name, value in line.items() if name != "clock" and name[:5] != "time/"}
@@ -138,7 +141,7 @@ def log_without_times(run: Path) -> list[dict]:
 
 
 def final_state(run: Path, step: int) -> dict[str, object]:
-    """Return the bytes of a step's tensors, and its state without the size of the log."""
+    """Return the tensor files' bytes and the state of a step, without the position in the log."""
     folder = run / "state" / f"step_{step:07d}"
     state = json.loads((folder / "state.json").read_text())
     del state["log_position"]  # times have more or fewer digits

@@ -1,4 +1,4 @@
-"""Actions reach the samples: clip store, token store, training, rate, samples by store and file."""
+"""Tests of actions in token stores, training and sampling."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Training with a discriminator: two ranks in step, a stop and a resume, and fine-tuning."""
+"""Tests of training with a discriminator: two ranks, stopping and resuming, fine-tuning."""
 
 import json
 import math

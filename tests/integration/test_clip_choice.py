@@ -1,4 +1,4 @@
-"""The commands cut clips as their settings say, short videos included."""
+"""Tests that commands choose clips according to their settings, also in short videos."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Two nodes of two ranks each, over loopback: one rank dies, the job is queued again."""
+"""Tests of two nodes with two ranks each, over loopback: training, and requeueing a failed job."""
 
 import signal
 import socket

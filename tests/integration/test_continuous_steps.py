@@ -1,4 +1,4 @@
-"""Quantizing late: what the first steps see and log, and a stop in them."""
+"""Tests of training that begins without quantization: its first steps, logs and stops."""
 
 import json
 from pathlib import Path

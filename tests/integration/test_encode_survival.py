@@ -1,4 +1,4 @@
-"""Raw videos to tokens through kill -9 at any moment: what an uninterrupted run leaves."""
+"""Tests of `kill -9` while raw videos are encoded: the tokens are those of an undisturbed run."""
 
 import json
 import random

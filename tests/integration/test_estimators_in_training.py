@@ -1,4 +1,4 @@
-"""Estimators that need more than the code: trained, stopped, resumed, and used afterwards."""
+"""Tests of estimators that need more than the code: training, stopping, resuming and use."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`video-vq evaluate` and `compare` as users run them: on ranks, killed, twice."""
+"""Tests of `video-vq evaluate` and `compare` from the command line: on ranks, killed, repeated."""
 
 import json
 import shlex

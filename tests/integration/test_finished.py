@@ -1,4 +1,4 @@
-"""A second start of what is done says so without loading torch; any difference is no such start."""
+"""Tests that repeating a finished command says so without loading torch."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""One set of clips as lossless videos, frame folders and arrays: one score, and the same stores."""
+"""Tests that equal clips as lossless videos, frame folders and arrays give equal results."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A disk that is full costs checkpoints and numbers; training goes on, and goes on from there."""
+"""Tests that training continues on a full disk, which costs only checkpoints and logs."""
 
 import json
 import os

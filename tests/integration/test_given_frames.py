@@ -1,4 +1,4 @@
-"""Samples that continue given frames: by a causal tokenizer, from the given video alone."""
+"""Tests of samples that continue given frames, with a causal tokenizer."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The shipped 2D tokenizers at a tiny size: an image is a video of one frame."""
+"""Tests of the shipped 2D tokenizers at a tiny size; an image is a video with one frame."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Settings of the latents on two ranks: bit-equal there, and what one rank trains."""
+"""Tests that settings of the latents give two ranks equal bits and one rank's results."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`data-prep lerobot`: episodes cut out of long videos by an index that nobody trusts."""
+"""Tests of `data-prep lerobot`, with valid and damaged data sets."""
 
 import hashlib
 import importlib.util

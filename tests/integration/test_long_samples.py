@@ -1,4 +1,4 @@
-"""Samples longer than a clip: windows that slide, decoded as one stream, in constant memory."""
+"""Tests of samples longer than a clip: sliding windows, streamed decoding, constant memory."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""A masked prior is trained, described, scored and stopped by the same commands as any prior."""
+"""Tests that all commands work with a masked prior as with any other prior."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run that measures gradients, beside one that does not: the same bits and more figures."""
+"""Tests that measuring gradients adds logged values and changes no bit of a run."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Mistakes end with one clear message, at once where no torch is needed."""
+"""Tests that a mistake gives one clear message, and gives it early if torch is not needed."""
 
 import os
 import shutil

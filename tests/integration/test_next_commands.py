@@ -1,4 +1,4 @@
-"""What a verb prints as `next:` is a command that works, with the paths that were just used."""
+"""Tests that the commands printed after `next:` work."""
 
 import shlex
 from contextlib import redirect_stderr, redirect_stdout

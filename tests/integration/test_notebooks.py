@@ -1,4 +1,4 @@
-"""The notebooks of the documentation, cell by cell, on less data than they name."""
+"""Tests that run all cells of the documentation's notebooks on less data."""
 
 import json
 import re

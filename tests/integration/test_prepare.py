@@ -1,4 +1,4 @@
-"""`data-prep` from raw files to a store: the same bytes through every decoder, pool and kill."""
+"""Tests of `data-prep` from raw files to a store: equal bytes with any decoder and after kills."""
 
 import hashlib
 import importlib.util

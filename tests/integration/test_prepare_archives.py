@@ -1,4 +1,4 @@
-"""An archive gives the same store, byte for byte, as the folder that it unpacks to."""
+"""Tests that an archive and its unpacked folder give the same store, byte for byte."""
 
 import os
 import shutil

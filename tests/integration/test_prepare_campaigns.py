@@ -1,4 +1,4 @@
-"""Campaigns against data preparation: kills at random moments, and inputs mutated at random."""
+"""Long tests of data preparation: random kills and randomly mutated inputs."""
 
 import hashlib
 import json

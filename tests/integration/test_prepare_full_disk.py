@@ -1,4 +1,4 @@
-"""A disk that is full stops a preparation with one clear error; the same command goes on."""
+"""Tests that a full disk stops a preparation with one clear error, and that it can resume."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A folder of videos as they come: each is decoded right, or left out with the reason."""
+"""Tests of folders with difficult videos: each is decoded correctly, or skipped with a reason."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""`data-prep` says before it decodes that views of one scene lie in different splits."""
+"""Tests of the note on views of one scene in different splits, printed before decoding."""
 
 from pathlib import Path
 

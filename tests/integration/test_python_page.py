@@ -1,4 +1,4 @@
-"""docs/python.md: its commands, on fewer videos and steps, and then its recipes as they stand."""
+"""Tests of docs/python.md: its commands, with fewer videos and steps, and its unchanged recipes."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Every kind of quantizer on the whole way: train, encode, prior, sample, evaluate, report."""
+"""Tests of every kind of quantizer from training to the report."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Two and three ranks compute what one computes, and a rank that goes wrong takes nobody along."""
+"""Tests that several ranks compute what one rank computes and react to errors together."""
 
 import json
 import shutil

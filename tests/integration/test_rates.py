@@ -1,4 +1,4 @@
-"""Frame rates: what repeated frames are said of, and which rate reaches the samples."""
+"""Tests of frame rates: warnings about repeated frames, and the rates of samples."""
 
 from pathlib import Path
 

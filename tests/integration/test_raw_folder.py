@@ -1,4 +1,4 @@
-"""A folder of videos to tokens by one command: the bytes of its list and of its store."""
+"""Tests of encoding a folder of videos directly: the tokens equal those of its list and store."""
 
 import shutil
 from pathlib import Path

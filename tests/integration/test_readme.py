@@ -1,4 +1,4 @@
-"""The commands of README and docs/usage.md, run as they stand; only sizes and steps are small."""
+"""Tests of the commands in README.md and docs/usage.md, with smaller sizes and fewer steps."""
 
 import json
 import os

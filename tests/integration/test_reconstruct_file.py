@@ -1,4 +1,4 @@
-"""`video-vq reconstruct`: any video file, side by side with what the tokenizer makes of it."""
+"""Tests of `video-vq reconstruct`: a video beside its reconstruction."""
 
 from fractions import Fraction
 from pathlib import Path

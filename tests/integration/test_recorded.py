@@ -1,4 +1,4 @@
-"""A second start that asks for no precision and no threads computes as the first one did."""
+"""Tests that a resumed command uses the recorded precision and number of threads by default."""
 
 import json
 import os

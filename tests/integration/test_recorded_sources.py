@@ -1,7 +1,8 @@
-"""Stores hold, byte for byte, what the version before held: digests of all kinds of sources.
+"""Tests that stores from all kinds of sources have the recorded bytes.
 
-The raw data need no codec and no floating point, so that they are the same on every machine: AVI
-files of raw pixels, and records of bytes. `python test_recorded_sources.py` prints the digests.
+The sources are AVI files of raw pixels and records of bytes, which need neither a codec nor
+floating-point arithmetic, so they are the same on every machine. Run this file to print the
+digests.
 """
 
 import hashlib

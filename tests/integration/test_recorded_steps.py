@@ -1,4 +1,4 @@
-"""Six steps of both trainings, written out plainly, recorded, and saved in a known form."""
+"""Tests of six training steps against a plain implementation and recorded results."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Stores have the bytes that earlier versions gave them."""
+"""Tests that stores have the recorded bytes."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The report: one page that plays, asks nothing of a network, and keeps hostile names as text."""
+"""Tests of the report: one page that needs no network and treats hostile names as text."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""Reports and views in a real browser: they play, log no error, send no request, run no name."""
+"""Tests of reports and views in a browser: they play, log no errors and send no requests."""
 
 import shutil
 import time

@@ -1,4 +1,4 @@
-"""The reproduce scripts, from official layouts to scores, as `SMOKE=1` runs them."""
+"""Tests of the reproduce scripts with `SMOKE=1`, from official layouts to scores."""
 
 import json
 import os

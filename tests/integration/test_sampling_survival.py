@@ -1,4 +1,4 @@
-"""Samples made on two ranks, killed and resumed: none lost, none doubled, no bit changed."""
+"""Tests of sampling on two ranks that is killed and resumed: equal samples, none lost."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Raw videos to tokens, and Ray: the same bytes as through the clip store and on one machine."""
+"""Tests of encoding raw videos and of Ray: equal bytes as with a clip store on one machine."""
 
 import hashlib
 import importlib.util

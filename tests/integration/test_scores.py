@@ -1,4 +1,4 @@
-"""`video-vq fvd` and the pieces of `video-vq evaluate`, on real files."""
+"""Tests of `video-vq fvd`, and of parts of `video-vq evaluate`, with real files."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Each command that writes refuses to start where another process writes already."""
+"""Tests that a command refuses to write where another process is writing."""
 
 import errno
 import os

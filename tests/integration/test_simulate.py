@@ -1,4 +1,4 @@
-"""`data-prep simulate`: the same bytes for any workers, read back as BAIR's, always labelled."""
+"""Tests of `data-prep simulate`: equal bytes with any workers, and labeled records."""
 
 import hashlib
 import json

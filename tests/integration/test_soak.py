@@ -1,4 +1,4 @@
-"""Twenty minutes of the demo's tokenizer: memory and file descriptors stay where they were."""
+"""Long test that memory and open files stay constant in twenty minutes of the demo's training."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Signals, a stop file, a dead launcher: in every phase the ranks save, say so and end with 0."""
+"""Tests of requests to stop in every phase: ranks save, print a message and exit with 0."""
 
 import itertools
 import os

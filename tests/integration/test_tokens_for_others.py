@@ -1,4 +1,4 @@
-"""Token stores for others: docs/token_format.md's lines, run as they stand."""
+"""Tests of the code in docs/token_format.md, run unchanged."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Training from the command line: to the end, stopped and resumed, changed, on two ranks."""
+"""Tests of training from the command line: complete, resumed, changed, and on two ranks."""
 
 import json
 import re

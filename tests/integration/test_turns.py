@@ -1,4 +1,4 @@
-"""What a training does between its steps: memory, progress, and a stop that comes too late."""
+"""Tests of the work between training steps: memory, progress and late requests to stop."""
 
 import itertools
 import re

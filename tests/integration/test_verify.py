@@ -1,4 +1,4 @@
-"""`data-prep verify` finds a changed byte anywhere in a store of clips or of tokens."""
+"""Tests that `data-prep verify` finds any changed byte in a clip store or token store."""
 
 import shutil
 from pathlib import Path

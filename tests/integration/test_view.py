@@ -1,4 +1,4 @@
-"""`video-vq view`: any store, video or run as one page, also where its names are attacks."""
+"""Tests of `video-vq view` for stores, videos and runs, including hostile names."""
 
 import json
 import re

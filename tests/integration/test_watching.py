@@ -1,4 +1,4 @@
-"""Before and beside a training: --dry-run and trackers."""
+"""Tests of --dry-run, progress output and trackers."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""From a robot's records to samples that its actions steer: BAIR's TFRecords and a LeRobot set."""
+"""Tests from a robot's records to samples that follow actions, for BAIR's TFRecords and LeRobot."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Small models with facts, as if they had been trained, and with scores, as if evaluated."""
+"""Small models that look trained, and scores that look like those of an evaluation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def trained_tokenizer(
 
 
 def trained_prior(classes: tuple[str, ...] = ("left", "right")) -> Prior:
-    """Return a prior of that tokenizer's grids with random weights."""
+    """Return a prior with random weights for the grids of `trained_tokenizer`."""
     torch.manual_seed(0)
     sizes = TransformerConfig(width=32, depth=1, heads=2)
     model = Prior(PriorConfig(32, (2, 4, 4), len(classes), 0, sizes))
@@ -52,7 +52,7 @@ WINDOW, WINDOW_FRAMES = 4, 7  # latent frames and frames of a clip of the causal
 
 
 class CausalModels(NamedTuple):
-    """A causal tokenizer and an autoregressive prior; their folder also holds a masked one."""
+    """A causal tokenizer and an autoregressive prior; the folder also contains a masked prior."""
 
     folder: Path
     tokenizer: VideoTokenizer
@@ -60,7 +60,7 @@ class CausalModels(NamedTuple):
 
 
 def save_causal_models(folder: Path) -> CausalModels:
-    """Save a causal tokenizer and priors of both kinds with random weights: `t`, `p` and `m`."""
+    """Save a causal tokenizer `t`, an autoregressive prior `p` and a masked prior `m`."""
     tokenizer = trained_tokenizer(causal=True)
     grid_thw = (WINDOW, 4, 4)
     tokenizer.facts = replace(tokenizer.facts, num_frames=WINDOW_FRAMES, grid_thw=grid_thw)
@@ -79,7 +79,7 @@ def save_causal_models(folder: Path) -> CausalModels:
 
 
 def scores_of(tokenizer: str, prior: str | None = None) -> dict[str, Any]:
-    """Return scores as written by `evaluate`, for the models with these hashes."""
+    """Return scores in the format of `evaluate`, for models with the given hashes."""
     return {
         "identity": {"tokenizer": tokenizer, "prior": prior},
         "protocol": fvd_protocol("styleganv").settings(),

@@ -1,4 +1,4 @@
-"""docs/architecture.md: its walks lead through the code, and it names every file."""
+"""Tests that docs/architecture.md names every file and refers to existing functions."""
 
 import ast
 import re

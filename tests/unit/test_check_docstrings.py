@@ -1,4 +1,4 @@
-"""The check of docstrings: which documentation of an argument it takes for a fragment."""
+"""Tests of the check for fragments in the documentation of arguments."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The loader reports every mistake at once and reads numbers as people write them."""
+"""Tests that the config loader reports all mistakes at once and reads numbers as written."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The mutation script: which changes it draws, and that it tells a watched line from another."""
+"""Tests of the mutation script: chosen changes, and detection of lines that no test checks."""
 
 import ast
 import importlib.util

@@ -1,4 +1,4 @@
-"""What `import video_vq` offers, and what it must not cost."""
+"""Tests of what `import video_vq` provides and loads."""
 
 import subprocess
 import sys

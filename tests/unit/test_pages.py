@@ -1,4 +1,4 @@
-"""README and docs: short, complete, and true where that can be read off the code."""
+"""Tests that README and docs are short and complete and agree with the code."""
 
 import argparse
 import re

@@ -1,4 +1,4 @@
-"""Progress where it is read: moving on a terminal, whole lines in a log, nothing when quiet."""
+"""Tests of progress output: in terminals, logs and notebooks, and with --quiet."""
 
 import io
 import sys

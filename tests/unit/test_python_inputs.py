@@ -1,6 +1,6 @@
-"""What Python callers pass: natural inputs work or get one sentence, and so do other ranges.
+"""Tests of inputs from Python: natural inputs work, other inputs give one clear message.
 
-The tables run without the type checker of the other tests, as the functions run for their users.
+Table-driven tests disable the runtime type checks of the other tests, as users run without them.
 """
 
 from collections.abc import Callable, Iterator

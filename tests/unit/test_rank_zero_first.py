@@ -1,4 +1,4 @@
-"""The launch that must not pass, and no rank that waits for a first one that failed."""
+"""Tests of rejected launches, and that no rank waits for a failed first rank."""
 
 from typing import Any
 from unittest import mock

@@ -1,4 +1,4 @@
-"""Curves of codecs beside tokenizers: rates, interpolation, the table and the picture."""
+"""Tests of the codec bench: rates, interpolation, table and plot."""
 
 import math
 import xml.etree.ElementTree as ElementTree

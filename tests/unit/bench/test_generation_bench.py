@@ -1,4 +1,4 @@
-"""Seams and drift of long samples, and quality against steps: by hand, and in miniature."""
+"""Tests of the generation bench: seams and drift of long samples, quality against steps."""
 
 import argparse
 import json

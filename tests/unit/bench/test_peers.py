@@ -1,4 +1,4 @@
-"""The VidTok-like and the MAGVIT-like arms: their sizes, their arithmetic, their losses."""
+"""Tests of the arms that resemble VidTok and MAGVIT: sizes, arithmetic and losses."""
 
 import arms
 import pytest

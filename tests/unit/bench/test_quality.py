@@ -1,4 +1,4 @@
-"""The comparison of quality per compute: equal terms, resumable, a table and a picture."""
+"""Tests of the comparison of quality per compute: equal conditions, resuming, table and plot."""
 
 import xml.etree.ElementTree as ElementTree
 

@@ -1,4 +1,4 @@
-"""The comparison of quantizers: equal bits for all arms, a tiny run, its table and picture."""
+"""Tests of the quantizers bench: equal bits for all arms, a tiny run, table and plot."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The contenders of the tokenizer's benchmark are alike where they must be."""
+"""Tests that the models of the tokenizer bench agree where they must."""
 
 import pytest
 import tokenizer as bench

@@ -1,4 +1,4 @@
-"""The baseline of the benchmarks: its published size, its arithmetic, its codebook."""
+"""Tests of the VideoGPT baseline: its published size, its arithmetic and its codebook."""
 
 import pytest
 import torch

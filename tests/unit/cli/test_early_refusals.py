@@ -1,4 +1,4 @@
-"""Whatever can be known to fail is refused before a clip is decoded or a network runs."""
+"""Tests that foreseeable failures are reported before a clip is decoded or a network runs."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Every help page of both commands says what each option does, its default, and shows examples."""
+"""Tests of all help pages of both commands: descriptions, defaults and examples."""
 
 import argparse
 import shlex

@@ -1,4 +1,4 @@
-"""What ends a verb becomes one line on stderr and an exit status, on whichever rank."""
+"""Tests that a failing command prints one line on stderr and exits with the right status."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What all verbs share: --quiet, --json, and words that a shell completes."""
+"""Tests of what all commands share: --quiet, --json and shell completion."""
 
 import argparse
 import json

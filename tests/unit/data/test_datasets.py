@@ -1,4 +1,4 @@
-"""Clips and tokens in others' DataLoaders: the same items for any workers, batched as they are."""
+"""Tests of clips and tokens in PyTorch DataLoaders, with any number of workers."""
 
 import pickle
 from pathlib import Path

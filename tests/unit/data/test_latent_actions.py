@@ -1,4 +1,4 @@
-"""Actions of frames, laid out by latent frame: which row stands where."""
+"""Tests of the arrangement of actions by latent frame."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The order of data is a pure function of (seed, epoch, position)."""
+"""Tests that the order of the data is a pure function of (seed, epoch, position)."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Which clips come out of which video: against lists that are written out clip by clip."""
+"""Tests of the clips taken from each video, against lists written out clip by clip."""
 
 from fractions import Fraction
 from itertools import islice, pairwise, product

@@ -1,4 +1,4 @@
-"""Archives give their regular files bit for bit; what is hostile in them is refused whole."""
+"""Tests that archives yield their files bit for bit, and that hostile archives are rejected."""
 
 import io
 import os

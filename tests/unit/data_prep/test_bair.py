@@ -1,4 +1,4 @@
-"""BAIR's records are listed in their order, wherever they lie, and read as their schema says."""
+"""Tests of listing and reading BAIR's records, in folders and in the tar."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The command line says what is wrong in one line, at once, and never with a traceback."""
+"""Tests that `data-prep` reports mistakes early, in one line and without a traceback."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Rows of a Parquet file come in stretches that hold no more of it than they need."""
+"""Tests of reading row ranges of Parquet files in little memory."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A worker that dies, hangs or spins costs one video, and nobody else's frames."""
+"""Tests that a worker that dies, hangs or runs too long costs only one video."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The rate that is proposed for mixed ones repeats hardly a frame."""
+"""Tests that the rate proposed for mixed frame rates repeats few frames."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Sources list what is there, once, with its class and split, and never leave their folder."""
+"""Tests that sources list every video once, with its class and split, and only in their folder."""
 
 import os
 import shutil

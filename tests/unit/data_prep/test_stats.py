@@ -1,4 +1,4 @@
-"""`data-prep stats` says of a store what a plain count over all of its values says."""
+"""Tests of `data-prep stats` against plain computations over all values."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A table of videos is read as it stands, or refused with every mistake and its line."""
+"""Tests that a table of videos is read as written, or rejected with all mistakes and lines."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tests of the synthetic world: its pictures, its physics and its fitness as a judge."""
+"""Tests of the synthetic table world: images, physics, and usefulness as a benchmark."""
 
 import numpy as np
 import pytest

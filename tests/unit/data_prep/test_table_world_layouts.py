@@ -1,4 +1,4 @@
-"""Tests of the synthetic videos as raw files in the official layouts."""
+"""Tests of the synthetic videos in the official layouts."""
 
 import json
 

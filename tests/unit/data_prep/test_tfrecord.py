@@ -1,4 +1,4 @@
-"""TFRecords and Examples are read as TensorFlow writes them, and every damaged byte is found."""
+"""Tests that TFRecords and Examples are read as TensorFlow writes them, and damage is found."""
 
 import struct
 from contextlib import suppress

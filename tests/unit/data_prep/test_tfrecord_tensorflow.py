@@ -1,7 +1,7 @@
-"""TFRecords of TensorFlow itself are read exactly, and TensorFlow reads ours.
+"""Tests that TensorFlow's TFRecords are read exactly, and that TensorFlow reads ours.
 
-TensorFlow is no dependency of the project: `pip install tensorflow-cpu` elsewhere, and run this
-file there with `-m slow`.
+TensorFlow is not a dependency of the project: install tensorflow-cpu in another environment, and
+run this file there with `-m slow`.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`evaluate` refuses what does not belong together before it computes anything."""
+"""Tests that `evaluate` rejects inputs that do not match before it computes anything."""
 
 from dataclasses import replace
 

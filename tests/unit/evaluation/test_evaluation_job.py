@@ -1,4 +1,4 @@
-"""What `evaluate` is asked for agrees with itself, and nothing is overridden in silence."""
+"""Tests that the options of `evaluate` are consistent, and none is silently overridden."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Evaluations side by side share one cache of features, and lose and read nothing half."""
+"""Tests that concurrent evaluations share a feature cache without losing or tearing records."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Features: cached by the clip's name, shared by conventions, readable as a published file."""
+"""Tests of features: cached by clip, shared by protocols, and published as files."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""VideoMAE and V-JEPA: the reference's arithmetic on random weights, and files that are refused."""
+"""Tests of VideoMAE and V-JEPA against reference implementations, and of rejected files."""
 
 import hashlib
 import pickle

@@ -1,4 +1,4 @@
-"""What a score can see: a network of pictures is blind to the order of frames, and shown to be."""
+"""Tests of the sanity check: an image network does not see the order of frames."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Clips of video files: named by their content, decoded only when their features are not known."""
+"""Tests of clips from video files: named by content, decoded only for missing features."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A GPU day: parts once and in order, killed and gone on with, recorded, told in the docs."""
+"""Tests of the GPU measurements: each part runs once, resumes, is recorded and documented."""
 
 import copy
 import json

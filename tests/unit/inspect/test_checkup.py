@@ -1,4 +1,4 @@
-"""`video-vq doctor` says of each thing whether it is well, or what to do."""
+"""Tests that `video-vq doctor` says of each item that it works, or what to do."""
 
 import importlib.metadata
 import json

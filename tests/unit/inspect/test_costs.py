@@ -1,4 +1,4 @@
-"""Counted costs against closed forms, and the table of the shipped configs against its script."""
+"""Tests of counted costs against closed forms, and of the table of shipped configs."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`video-vq info` names whatever video-vq wrote, fast, and trusts nothing in it."""
+"""Tests that `video-vq info` recognizes all files of video-vq quickly and trusts none."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A clip after a codec: bits counted by hand, within what is asked, at the size that is best."""
+"""Tests of clips after a codec: counted bits, rate limits and the choice of size."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Whatever reads a video hands on contiguous frames, whatever rows its decoder padded."""
+"""Tests that all video readers return contiguous frames, even if a decoder pads rows."""
 
 import importlib.util
 from pathlib import Path

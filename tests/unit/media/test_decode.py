@@ -1,4 +1,4 @@
-"""Both decoders give the frames that were stored, upright, all of them, or say why not."""
+"""Tests that both decoders return all stored frames upright, or a reason why not."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""Tests of the written videos, images, animations and grids."""
+"""Tests of written videos, images, animations and grids."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A file that ends its decoder costs that file, whatever it does; order and frames stay."""
+"""Tests that a file that crashes its decoder costs only that file; order and frames stay."""
 
 import sys
 import tempfile

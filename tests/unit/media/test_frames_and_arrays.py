@@ -1,4 +1,4 @@
-"""Frame folders and arrays are videos like files: the same pixels, and one sentence where not."""
+"""Tests that frame folders and arrays give the same pixels as video files, or one message."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Recordings that were joined, so that their time stamps restart or leap, keep every frame."""
+"""Tests that joined recordings, whose timestamps restart or jump, keep every frame."""
 
 import importlib.util
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Pixels that are not square come out square: what is shown as a circle is prepared as one."""
+"""Tests that videos with non-square pixels are prepared with square pixels."""
 
 from fractions import Fraction
 from pathlib import Path

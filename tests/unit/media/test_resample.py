@@ -1,4 +1,4 @@
-"""A fixed rate takes the nearest frame in time, whatever the decoder."""
+"""Tests that a fixed rate takes the frame nearest in time, with any decoder."""
 
 from dataclasses import replace
 from fractions import Fraction

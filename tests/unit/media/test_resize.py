@@ -1,4 +1,4 @@
-"""Resizing equals its formula, crops the centre, and gives the same bytes everywhere."""
+"""Tests of resizing: its formula, its center crop, and equal bytes everywhere."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Views of one scene in different splits are said, and the option that is proposed mends it."""
+"""Tests of the note on views of one scene in different splits, and of the proposed option."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Stand-ins for the big networks, the networks themselves, and coarser arithmetic around them."""
+"""Fixtures for tests of metrics: feature networks, and reduced float32 precision."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from video_vq.metrics.i3d import I3D, load_i3d
 
 
 class PooledPixels(nn.Module):
-    """24 features of a clip in [-1, 1]: means over 2 x 2 x 2 blocks per colour."""
+    """Feature network with 24 features: means over 2 x 2 x 2 blocks per color channel."""
 
     num_features = 24
 
@@ -36,7 +36,7 @@ def i3d() -> I3D:
 
 @pytest.fixture
 def random_i3d() -> I3D:
-    """Return I3D with random weights that keep the scale of the activations."""
+    """Return I3D with random weights that preserve the scale of the activations."""
     torch.manual_seed(0)
     network = I3D()
     for name, parameter in network.named_parameters():
@@ -47,7 +47,7 @@ def random_i3d() -> I3D:
 
 @pytest.fixture
 def reduced_precision():
-    """Provide every switch for faster, less exact float32 arithmetic."""
+    """Yield a function that switches on faster, less exact float32 arithmetic."""
     backend: Any = torch.backends.mkldnn
 
     def switch_on() -> None:

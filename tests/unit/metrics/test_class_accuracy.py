@@ -1,4 +1,4 @@
-"""The classifier of clips tells classes apart that differ in motion alone."""
+"""Tests that the clip classifier distinguishes classes that differ only in motion."""
 
 import numpy as np
 import pytest

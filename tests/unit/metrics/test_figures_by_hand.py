@@ -1,4 +1,4 @@
-"""Small pieces of the scores, worked out by hand."""
+"""Tests of small parts of the scores against values computed by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Published values of the original FVD, with the pinned weights (note: the fixture loads them)."""
+"""Tests of FVD with the pinned weights against published values."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Two processes see half of the clips each and must report what one process reports of all."""
+"""Tests that two processes with half of the clips each report one process's scores."""
 
 import json
 import multiprocessing

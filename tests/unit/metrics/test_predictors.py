@@ -1,4 +1,4 @@
-"""Token predictors against sources of known entropy and a literal leave-one-out."""
+"""Tests of token predictors: sources of known entropy, and plain leave-one-out."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The model card says what the scores are worth, and shows hostile names as what they are."""
+"""Tests of the model card: it qualifies the scores and shows hostile names as text."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The convolutional networks: no checkerboards at the start, and how far they see."""
+"""Tests of the convolutional networks: no checkerboard artifacts, and receptive fields."""
 
 import pytest
 import torch

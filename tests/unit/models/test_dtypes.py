@@ -1,4 +1,4 @@
-"""Models in bf16, fp16 and float64, compiled and wrapped: used, saved and loaded again."""
+"""Tests of models in bf16, fp16 and float64, compiled and wrapped: use, saving and loading."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub: a Hub on this machine answers as the real one does."""
+"""Tests of models on the Hugging Face Hub, with a local server that imitates the Hub."""
 
 import base64
 import hashlib

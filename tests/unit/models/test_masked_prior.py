@@ -1,4 +1,4 @@
-"""The masked prior: what it sees, how its steps are planned, and that it draws what it learned."""
+"""Tests of the masked prior: its inputs, its sampling schedule, and what it learns."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Saving and loading models: bit-exact, strict both ways, and nothing in a file is executed."""
+"""Tests of saving and loading models: bit-exact, strict, and without executing anything."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""The prior: shapes, causality, conditions, initial loss, precision, checkpointing, bad input."""
+"""Tests of the prior: shapes, causality, conditions, loss, precision and bad input."""
 
 import math
 import subprocess

@@ -1,4 +1,4 @@
-"""The prior learns a source whose entropy rate is known exactly, to within two percent."""
+"""Test that the prior learns a source of known entropy rate to within two percent."""
 
 import torch
 from einops import rearrange

@@ -1,4 +1,4 @@
-"""Rotary positions: offsets on the grid decide, places do not; packed products equal plain ones."""
+"""Tests of rotary positions: only offsets matter, and packed products equal plain ones."""
 
 import pytest
 import torch

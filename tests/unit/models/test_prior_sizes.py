@@ -1,4 +1,4 @@
-"""The shipped sizes of priors: the table of docs/prior.md is what they are."""
+"""Tests that the shipped sizes of priors match the table in docs/prior.md."""
 
 import re
 from pathlib import Path

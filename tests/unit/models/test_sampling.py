@@ -1,4 +1,4 @@
-"""Sampling: the cache against the plain forward, guidance, one sample one seed, prompts."""
+"""Tests of sampling: cache against plain forward passes, guidance, seeds and prompts."""
 
 from collections.abc import Callable
 

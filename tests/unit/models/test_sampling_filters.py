@@ -1,4 +1,4 @@
-"""Top-k, top-p and drawing against Hugging Face and plain Python; noise against its definition."""
+"""Tests of top-k, top-p and drawing against Hugging Face and plain Python, and of noise."""
 
 import math
 import random

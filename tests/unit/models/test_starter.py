@@ -1,4 +1,4 @@
-"""The tokenizer that comes with the package, and a tiny one in its place."""
+"""Tests of the tokenizer that comes with the package, and of a tiny replacement."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Steps as a GPU does them and as graphs of them; a recorder of its own stands for CUDA here."""
+"""Tests of sampling steps as on a GPU and as graphs; a recorder replaces CUDA."""
 
 import math
 from collections.abc import Callable

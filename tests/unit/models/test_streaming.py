@@ -1,4 +1,4 @@
-"""Long and large video: pieces and tiles give what the whole gives, and nothing of the future."""
+"""Tests of long and large videos: pieces and tiles equal the whole, without future frames."""
 
 import itertools
 import os

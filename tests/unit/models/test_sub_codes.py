@@ -1,4 +1,4 @@
-"""Tokens of several sub-codes: there and back, their likelihood, and samples of them."""
+"""Tests of tokens with several sub-codes: conversion, likelihood and sampling."""
 
 import itertools
 import math

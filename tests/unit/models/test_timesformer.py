@@ -1,4 +1,4 @@
-"""The TimeSformer: its attention against masks over all tokens, its sizes, its settings."""
+"""Tests of the TimeSformer: attention against masked full attention, sizes and settings."""
 
 import math
 import subprocess

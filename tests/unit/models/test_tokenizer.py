@@ -1,4 +1,4 @@
-"""The tokenizer's shapes, causality and API."""
+"""Tests of the tokenizer's shapes, causality and API."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""3D convolutions: gradients in bf16 against float32."""
+"""Tests of the gradients of 3D convolutions in bf16 against float32."""
 
 import itertools
 

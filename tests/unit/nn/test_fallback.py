@@ -1,4 +1,4 @@
-"""A compiler that fails costs speed and one warning; what no card was seen to do stays off."""
+"""Tests that a failing compiler costs only speed, and that unverified features stay off."""
 
 import json
 

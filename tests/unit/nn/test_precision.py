@@ -1,4 +1,4 @@
-"""float32 stays float32 inside the block, and the settings outside come back."""
+"""Tests that float32 keeps full precision inside the context, and settings are restored."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Binary codes against vector-quantize-pytorch's LFQ and their closed forms; grouped FSQ; iFSQ."""
+"""Tests of binary codes against vector-quantize-pytorch and closed forms; grouped FSQ; iFSQ."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Statistics, averages, restarts: closed forms, and an oracle for the moving average."""
+"""Tests of codebook statistics, averages and restarts against closed forms and a reference."""
 
 from typing import Any, get_args
 

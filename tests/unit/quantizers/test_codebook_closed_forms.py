@@ -1,4 +1,4 @@
-"""Each step of the codebook's arithmetic against what can be worked out by hand."""
+"""Tests of each step of the codebook's arithmetic against values computed by hand."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The codebook on 1, 2 and 4 processes, with forced restarts, and across a save and load."""
+"""Tests of the codebook on 1, 2 and 4 processes, with restarts, saving and loading."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The commitment loss against torch's."""
+"""Tests of the commitment loss against torch."""
 
 import torch
 from torch.nn import functional as F

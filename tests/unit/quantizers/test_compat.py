@@ -1,4 +1,4 @@
-"""The drop-in against vector-quantize-pytorch itself: codes, values, losses, gradients, updates."""
+"""Tests of the drop-in replacement against vector-quantize-pytorch itself."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The figures of how near gradients are to the exact one, where the exact one is known."""
+"""Tests of the measures of how close gradients are to a known exact gradient."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The estimators against explicit matrices, against vector-quantize-pytorch, and at the edges."""
+"""Tests of the estimators against explicit matrices and peers, and of edge cases."""
 
 import ast
 import importlib.util

@@ -1,4 +1,4 @@
-"""Every quantizer that a config can name keeps to the written interface."""
+"""Tests that every quantizer that a config can name follows the interface."""
 
 import math
 from dataclasses import fields

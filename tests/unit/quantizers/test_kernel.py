@@ -1,4 +1,4 @@
-"""The Triton kernel in Triton's interpreter on the CPU, against the reference."""
+"""Test of the Triton kernel against the reference, in Triton's interpreter on the CPU."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Binary codes and residual levels on 2 and 4 processes: bit-equal on all, and as one process."""
+"""Tests that binary and residual quantizers on 2 and 4 processes agree with one process."""
 
 import hashlib
 import multiprocessing

@@ -1,4 +1,4 @@
-"""The lookup against a float64 argmin."""
+"""Tests of the lookup against argmin in float64."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The logged figures of the mechanism against what they mean, computed one by one."""
+"""Tests of the logged measures of the mechanism against plain computations."""
 
 import math
 

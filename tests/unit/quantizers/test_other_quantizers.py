@@ -1,4 +1,4 @@
-"""FSQ and SimVQ against vector-quantize-pytorch, and the interface that all quantizers share."""
+"""Tests of FSQ and SimVQ against vector-quantize-pytorch, and of the shared interface."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""Quantizers as others build them and train with them, in loops of their own."""
+"""Tests of quantizers built and trained in users' own training loops."""
 
 import inspect
 from dataclasses import MISSING, fields

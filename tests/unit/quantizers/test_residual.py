@@ -1,4 +1,4 @@
-"""Residual and grouped VQ against vector-quantize-pytorch, and what several codebooks share."""
+"""Tests of residual and grouped VQ against vector-quantize-pytorch, and of shared parts."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Latents divided by their running root mean square: gradients, averages, first codes."""
+"""Tests of latents divided by their running RMS: gradients, averages and first codes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is decoded instead of the code: against the peer, closed forms, and where it must not be."""
+"""Tests of what is decoded instead of the code, against peers and closed forms."""
 
 from typing import Any
 

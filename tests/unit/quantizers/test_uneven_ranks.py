@@ -1,4 +1,4 @@
-"""Ranks with batches of different lengths, down to none, against one process with all of them."""
+"""Tests of ranks with different, even empty, batches against one process with all batches."""
 
 import multiprocessing
 from datetime import timedelta

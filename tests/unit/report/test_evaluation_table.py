@@ -1,4 +1,4 @@
-"""A table of evaluations: bold is what can be told apart, and nothing else."""
+"""Tests of tables of evaluations: only distinguishable scores are bold."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The lines below the scores say what was scored, and why not more."""
+"""Tests of the lines below the scores, which say what was scored."""
 
 from trained import scores_of
 

@@ -1,4 +1,4 @@
-"""Where rank 0 refuses what all ranks are about to write, no other waits for it."""
+"""Tests that no rank waits if rank 0 refuses to write."""
 
 from collections.abc import Callable
 from dataclasses import replace

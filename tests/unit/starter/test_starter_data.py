@@ -1,4 +1,4 @@
-"""The starter's training clips: what they show, what they never show, and that they repeat."""
+"""Tests of the starter's training clips: contents and repeatability."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What is written into a clip store comes out of it, and nothing else does."""
+"""Tests that a clip store returns exactly what was written."""
 
 import copy
 import json

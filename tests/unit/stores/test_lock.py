@@ -1,4 +1,4 @@
-"""A lock ends with its process, however that ends; and who meets it learns who holds it."""
+"""Tests that a lock ends with its process, and that errors name the lock's holder."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""A list of raw videos comes back as written, cuts into shards, and stays inside its folder."""
+"""Tests of lists of raw videos: reading back, shards, and paths inside the folder."""
 
 import json
 import subprocess

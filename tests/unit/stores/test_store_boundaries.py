@@ -1,4 +1,4 @@
-"""The edges of stores: what reaches the disk and when, the last frame, the last skip."""
+"""Tests of edge cases of stores: writing order, the last frame and the last skipped video."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and hostile ones are refused."""
+"""Tests that files are written whole or not at all, and that hostile files are rejected."""
 
 import hashlib
 import json

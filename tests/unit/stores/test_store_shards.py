@@ -1,4 +1,4 @@
-"""A folder of shards survives any stop, and its manifest proves itself."""
+"""Tests that a folder of shards survives any stop, and that its manifest is sealed."""
 
 import errno
 import fcntl

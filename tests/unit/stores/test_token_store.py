@@ -1,4 +1,4 @@
-"""What is written into a token store comes out of it; what does not fit is refused."""
+"""Tests that a token store returns what was written and rejects what does not fit."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A study: the plan's runs and commands, a runner that goes on, paired intervals."""
+"""Tests of studies: planned runs and commands, a resumable runner, and paired intervals."""
 
 import json
 import subprocess

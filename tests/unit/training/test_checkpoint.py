@@ -1,4 +1,4 @@
-"""Checkpoints appear whole or not at all, and are refused when a byte has changed."""
+"""Tests that checkpoints are written whole or not at all, and rejected after any change."""
 
 import errno
 import importlib

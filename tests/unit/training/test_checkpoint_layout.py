@@ -1,4 +1,4 @@
-"""What a checkpoint's files look like to others, and what an optimizer takes back."""
+"""Tests of the layout of checkpoint files, and of what an optimizer loads."""
 
 import json
 

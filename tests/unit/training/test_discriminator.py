@@ -1,4 +1,4 @@
-"""The discriminator: its losses against their formulas, its state, and that it learns."""
+"""Tests of the discriminator: its losses, its state, and that it learns."""
 
 import pytest
 import torch

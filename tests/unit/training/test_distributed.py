@@ -1,4 +1,4 @@
-"""Shares of ranks, and what is due at a step."""
+"""Tests of the items of each rank, and of what is due at a step."""
 
 from typing import Any
 from unittest import mock

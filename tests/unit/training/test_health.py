@@ -1,4 +1,4 @@
-"""Warnings come once for a jump of the loss or a collapse, and not for noise."""
+"""Tests that a loss jump or a collapse warns once, and that noise does not warn."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""A checkpoint that was changed is loaded right or refused with the reason, never executed."""
+"""Tests that a changed checkpoint loads correctly or is rejected, and never executed."""
 
 import json
 import os

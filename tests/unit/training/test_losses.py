@@ -1,4 +1,4 @@
-"""Losses of the tokenizer against their formulas, and what they refuse."""
+"""Tests of the tokenizer's losses against their formulas, and of rejected settings."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Muon against closed forms, torch's own Muon and AdamW, and which of our tensors it moves."""
+"""Tests of Muon against closed forms and torch, and of the tensors that it updates."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The optimizer: which tensors it decays, its rate, its state in a checkpoint, its memory."""
+"""Tests of the optimizer: decayed tensors, learning rate, state and memory."""
 
 import math
 

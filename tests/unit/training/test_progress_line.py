@@ -1,4 +1,4 @@
-"""No training and no validation is silent for longer than half a minute."""
+"""Tests that training and validation are never silent for more than half a minute."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""The radial forces on the latents against gradients that autograd takes part by part."""
+"""Tests of the radial forces on the latents against gradients of each loss."""
 
 from typing import Any
 

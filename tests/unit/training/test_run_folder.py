@@ -1,4 +1,4 @@
-"""A run folder refuses what would be another run, and a full disk costs numbers, not the run."""
+"""Tests that a run folder rejects a different run, and that a full disk does not end a run."""
 
 import errno
 import gc

@@ -1,4 +1,4 @@
-"""Gradients at the latents against closed forms and finite differences, and what they leave."""
+"""Tests of gradients at the latents against closed forms and finite differences."""
 
 from typing import Any
 

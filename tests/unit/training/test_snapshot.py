@@ -1,4 +1,4 @@
-"""Copies of a state do not follow the tensors."""
+"""Tests that copies of a state do not change with the tensors."""
 
 import torch
 

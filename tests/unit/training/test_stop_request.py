@@ -1,4 +1,4 @@
-"""A signal is a wish that the loop sees; an echo is no second wish; nothing stays behind."""
+"""Tests of requests to stop: signals, repeated signals and restored handlers."""
 
 import os
 import signal
