@@ -70,6 +70,8 @@ def quantizer_of(arm: str, bits: int) -> AnyConfig | None:
         case "vq_cosine":
             return QuantizerConfig(codebook_size=size, codebook_dim=DIM, normalize=True)
         case "ibq":
+            if bits > 15:  # each latent is compared with every code in a differentiable way
+                return None
             return QuantizerConfig(
                 codebook_size=size,
                 codebook_dim=DIM,
