@@ -71,7 +71,7 @@ def compare_evaluations(
     """Compare several evaluations, using the first one as the baseline.
 
     Args:
-        paths: output folders of `video-vq evaluate`, or parents of output folders named `scores`.
+        paths: output folders of `video-vq evaluate`, or folders in which `scores` is such a folder.
         network: network that computed the FVD features; None for I3D.
 
     Raises:
@@ -194,7 +194,7 @@ def _paired_cells(lists: Sequence[Values | None]) -> tuple[Cell, ...]:
 def paired_interval(
     differences: np.ndarray, groups: Sequence[str]
 ) -> tuple[float | None, float | None]:
-    """Return the 95 % interval of a mean difference, or None for fewer than two source videos.
+    """Return the 95 % interval of a mean difference; (None, None) for fewer than two source videos.
 
     The interval is Student's t interval with the cluster-robust standard error of the mean: clips
     of one video are not independent, and each video is weighted by its number of clips.

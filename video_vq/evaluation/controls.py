@@ -26,7 +26,7 @@ KMEANS_PATCHES = 65536
 
 
 def clip_mean(clips: Clips) -> Clips:
-    """Replace every frame with the clip's mean over time, which is the best still image."""
+    """Replace every frame with the clip's mean over time, the still image with the highest PSNR."""
     mean = reduce(clips.float(), "b t h w c -> b 1 h w c", "mean").round().to(torch.uint8)
     return mean.expand_as(clips)
 
@@ -115,7 +115,10 @@ def draw_per_position(
 
 
 def reconstruction_controls(setup: EvaluationSetup) -> dict[str, float | None]:
-    """Return the mean PSNR of still images and, where possible, of k-means on raw patches."""
+    """Return the mean PSNR of still images and of k-means on raw patches.
+
+    K-means is skipped if the tokenizer is causal or has more than `KMEANS_CODES` codes.
+    """
     config = setup.tokenizer.config
     codebook = None
     if not config.backbone.causal and config.quantizer.codebook_size <= KMEANS_CODES:

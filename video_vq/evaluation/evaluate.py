@@ -38,15 +38,17 @@ from video_vq.stores.videos import commonest_fps
 def evaluate(
     accelerator: Accelerator, job: EvaluationJob, out: Path, identity: dict[str, Any]
 ) -> dict[str, Any]:
-    """Score a tokenizer and, if samples or tokens are given, a prior.
+    """Score a tokenizer and, if given, samples and a prior; write and return the scores.
+
+    All ranks must call this function.
 
     Args:
         out: output folder for scores, features and clips to show.
         identity: everything that determines the scores; see `identity_of_scores`.
 
     Raises:
-        InputError: data, models, tokens and samples do not belong together, or `EvaluationSetup`
-            raises this error.
+        InputError: the data, models, tokens and samples do not match; the weights of ST-LPIPS are
+            missing; `out` cannot be written; or the setup fails (see `EvaluationSetup`).
     """
     st_lpips = None
     if job.st_lpips is not None:
@@ -139,7 +141,7 @@ def _write_clips(
 def _real_of_classes(
     setup: EvaluationSetup, classes: Collection[str | None]
 ) -> dict[str | None, list[Clip]]:
-    """Return a few scored real clips of each class; `None` stands for all classes not listed."""
+    """Return a few scored real clips of each class; `None` stands for all other classes."""
     labels = [setup.store.videos[window.video].label for window in setup.windows]
     return some_of_each_class(
         (label if label in classes else None, partial(read_window, setup.store, window))
@@ -155,7 +157,7 @@ def _require_fit(
     prior: AnyPrior | None,
     st_lpips: StLpips | None,
 ) -> None:
-    """Reject models and stores that do not belong together, before anything is computed."""
+    """Reject models and stores that do not match, before anything is computed."""
     store, (split, _) = ClipStore(job.data), job.split_and_number
     if job.samples is not None and ClipStore(job.samples).frame_size_hw != store.frame_size_hw:
         raise InputError(
@@ -190,7 +192,7 @@ def require_tokens_of(store: ClipStore, tokens: TokenStore, prior: AnyPrior | No
     """Reject tokens encoded from another clip store, and a prior trained on other tokens.
 
     Raises:
-        InputError: the clip store, the tokens and the prior do not belong together.
+        InputError: the clip store, the tokens and the prior do not match.
     """
     if tokens.header.data_hash != store.content_hash:
         raise InputError(

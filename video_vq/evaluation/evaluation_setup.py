@@ -32,13 +32,14 @@ class EvaluationSetup:
         num_frames, stride: number of frames per real clip, and the frame stride in the video.
         scored_frames: number of initial frames of each clip that are scored by FVD.
         samples, sample_windows: clip store of samples (or None), and one window of `scored_frames`
-            frames at the start of each sample that is as long as a real clip.
+            frames at the start of each sample that is at least as long as a real clip.
         network, extractor: feature network, and the extractor that runs the network.
         real: features of the real clips.
 
     Raises:
         InputError: an input is missing, the clip length does not suit the FVD protocol, there are
-            fewer than 2 clips, or the samples do not follow the generation protocol.
+            fewer than 2 clips, the samples do not follow the generation protocol, or the feature
+            network cannot be loaded or does not suit the FVD protocol.
     """
 
     def __init__(self, accelerator: Accelerator, job: EvaluationJob, tokenizer: VideoTokenizer):
@@ -123,6 +124,6 @@ class EvaluationSetup:
         }
 
     def floor(self) -> dict[str, Any] | None:
-        """Return the FVD between disjoint sets of real clips, or None if clips are too few."""
+        """Return the FVD between disjoint sets of real clips; None for too few clips or videos."""
         found = compare(self.real, self.real, self.protocol).floor
         return None if found is None else found._asdict()

@@ -1,4 +1,4 @@
-"""A cache of features on disk, keyed by the pixels of the clips.
+"""A cache of features on disk, keyed by hashes that identify the pixels of the clips.
 
 The cache is a log of fixed-size records with checksums, in one file per writing process. A killed
 process leaves at most one incomplete record behind, which is skipped. Concurrent evaluations can

@@ -86,6 +86,9 @@ class Extractor:
     Args:
         protocols: FVD protocols; protocols with the same preparation share the features.
         cache: parent folder of all feature caches; None for the default folder.
+
+    Raises:
+        InputError: a protocol does not suit the network, or the cache cannot be used.
     """
 
     def __init__(
@@ -191,7 +194,7 @@ def features_of(
 ) -> FeatureSet:
     """Return the features of the clips in a clip store, a folder of videos or an array file.
 
-    Clips of a clip store are chosen by `scoring_windows`; any other video gives its first clip.
+    `scoring_windows` chooses the clips of a clip store; other videos contribute their first clip.
 
     Args:
         split: split of a clip store; None for the test split, or for all videos if there is no test
@@ -202,7 +205,7 @@ def features_of(
         reading: settings for reading frame folders and arrays.
 
     Raises:
-        InputError: no clip can be scored.
+        InputError: no clip can be scored, or a clip store has a frame rate other than `cut.fps`.
     """
     store = _store(path, cut)
     if store is not None:

@@ -60,7 +60,11 @@ class FVDResult(NamedTuple):
 
 
 def compare(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> FVDResult:
-    """Return the FVD between two feature sets under one protocol."""
+    """Return the FVD between two feature sets under one protocol.
+
+    Raises:
+        InputError: a side has fewer than 2 clips.
+    """
     first, second = real.of(protocol), fake.of(protocol)
     _require_two(min(len(first), len(second)), "each side")
     value = frechet_distance(Moments.of(first), Moments.of(second), protocol.ddof)
@@ -151,7 +155,7 @@ def require_scorable(
 ) -> None:
     """Reject inputs that cannot be scored, before the network is loaded.
 
-    The contents of feature files are not checked, because this check requires the network.
+    The contents of feature files are not checked, because that would require the network.
 
     Args:
         split: split of the real side; see `features_of`.
@@ -159,9 +163,9 @@ def require_scorable(
         reading: settings for reading frame folders and arrays.
 
     Raises:
-        InputError: a protocol requires another clip length; a side is missing, has an empty split,
-            has fewer than 2 clips, or is a clip store with another frame rate than requested; or
-            one of the `reading` options applies to no side.
+        InputError: a protocol requires another clip length; a side is missing, has fewer than 2
+            usable clips, or is a clip store with a frame rate other than `cut.fps`; or one of the
+            `reading` options applies to no side.
     """
     sides = []
     for protocol in protocols:
@@ -251,7 +255,7 @@ class FVDComparison:
         write_features(path, features, self.network, self.cut)
 
     def scores(self, real: FeatureSet, candidates: Sequence[FeatureSet]) -> dict[str, Any]:
-        """Return the floor, candidate scores and score differences of each protocol, as JSON."""
+        """Return the floor, the candidates' scores and their differences per protocol, as JSON."""
         return {
             "real": _side(real),
             "candidates": [_side(fake) for fake in candidates],

@@ -43,7 +43,7 @@ class Pair(NamedTuple):
 
 
 def places_to_show(psnr: np.ndarray, videos: Sequence[str]) -> dict[str, list[int]]:
-    """Return the indices of the clips to show by role: the first, best and worst clips.
+    """Return the indices of the clips to show, by role: the first, best and worst clips.
 
     The best clips have the highest PSNR, and the worst clips have the lowest. Each of these two
     roles has at most one clip per video, because neighboring clips look alike.
@@ -100,7 +100,7 @@ class Gallery(NamedTuple):
         sampled: a few samples of each class.
         of_class: a few real clips of each class of the samples.
         controls: clips from the controls for the samples, by control name.
-        neighbours: samples that are nearest to training clips.
+        neighbours: the samples nearest to a training clip, each with that clip.
     """
 
     pairs: Mapping[str, list[Pair]]

@@ -33,7 +33,7 @@ PREDICTORS = {
 class _Rate(NamedTuple):
     """The index of a clip among the rows, the group of its source video, and the bits per token.
 
-    `bits` has one value per latent frame, or for a masked prior a single value for all hidden
+    `bits` has one value per latent frame or, for a masked prior, a single value for all hidden
     tokens.
     """
 
@@ -43,7 +43,7 @@ class _Rate(NamedTuple):
 
 
 def draw_rows(tokens: TokenStore, split: str, count: int) -> np.ndarray:
-    """Return at most `count` random rows of a split, in ascending order."""
+    """Return the indices of at most `count` random rows of a split, in ascending order."""
     rows = tokens.rows(split)
     if len(rows) <= count:
         return rows
@@ -137,7 +137,7 @@ def _score_rate(
 def _rates(
     accelerator: Accelerator, prior: AnyPrior, tokens: TokenStore, rows: np.ndarray
 ) -> list[_Rate]:
-    """Return the rates of all clips on every rank; the number of ranks has no effect on them."""
+    """Return the rates of all clips on every rank, independent of the number of ranks."""
     starts = range(0, len(rows), BATCH)
     mine = starts[accelerator.process_index :: accelerator.num_processes]
     found: list[_Rate] = []

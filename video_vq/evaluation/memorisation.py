@@ -21,7 +21,12 @@ SHARE = 0.01
 
 
 class Neighbours(NamedTuple):
-    """The index of each clip's nearest training clip, and the RMS difference in gray levels."""
+    """The nearest reference of each clip.
+
+    Attributes:
+        distance: RMS difference from the nearest reference, in gray levels.
+        place: index of the nearest reference.
+    """
 
     distance: Float[np.ndarray, "n"]
     place: np.ndarray
@@ -37,7 +42,7 @@ def thumbnails(clips: UInt8[torch.Tensor, "n t h w 3"]) -> Float[torch.Tensor, "
 def nearest(
     queries: Float[torch.Tensor, "n d"], references: Float[torch.Tensor, "m d"]
 ) -> Neighbours:
-    """Return the nearest reference for each query."""
+    """Return the distance and the index of the nearest reference for each query."""
     best = torch.full((len(queries),), torch.inf, dtype=torch.float64)
     place = torch.zeros(len(queries), dtype=torch.int64)
     for start in range(0, len(references), CHUNK):
@@ -66,8 +71,8 @@ def memorisation(
         held_out: windows of real clips that were not used for training.
 
     Returns:
-        The scores as JSON, the nearest training clip of each sample, and the windows of all
-        training clips, to which the indices of the nearest clips refer.
+        The scores as JSON, the neighbor of each sample among the training clips that were used,
+        and the windows of these training clips, to which the neighbors' indices refer.
     """
     # Windows start half a clip apart, so that every frame is near the start of a window.
     hop = max(1, num_frames * stride // 2)
@@ -102,11 +107,11 @@ def _of_windows(store: ClipStore, windows: Sequence[Window]) -> Float[torch.Tens
 
 
 def diversity(real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"]) -> dict[str, float]:
-    """Return the mean squared feature distances within real clips and samples, and the ratio.
+    """Return the mean squared feature distance among real clips and among samples, and the ratio.
 
     The features come from the FVD network. If the ratio of samples to real clips is below 1, the
-    samples are more alike than real clips, so modes are missing. The mean over all pairs is
-    computed as twice the trace of the covariance.
+    samples are more alike than real clips, so modes are missing. The mean over all pairs of clips
+    is computed as twice the trace of the covariance.
     """
     spread = [2 * float(rows.astype(np.float64).var(0, ddof=1).sum()) for rows in (real, fake)]
     return {"real": spread[0], "samples": spread[1], "ratio": spread[1] / spread[0]}

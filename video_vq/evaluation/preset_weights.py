@@ -49,8 +49,9 @@ def load_preset(preset: Preset) -> VideoMae | VJepa:
     """Return a published network with the user's weights, frozen and on the CPU.
 
     Raises:
-        InputError: a file is missing, has a different SHA-256 or contains more than plain arrays,
-            or the files do not contain exactly this network's tensors.
+        InputError: a file is missing, has a different SHA-256, is a PyTorch file without a given
+            SHA-256 or contains more than plain arrays; or the files do not contain exactly this
+            network's tensors (see `fill`).
     """
     tensors: Tensors = {}
     for file in preset.files:
@@ -158,7 +159,7 @@ def _named(tensors: Tensors) -> Tensors:
 
 
 def _with_joined_attention(tensors: Tensors) -> Tensors:
-    """Return VideoMAE's tensors with queries, keys and values joined into one weight and one bias.
+    """Return VideoMAE's tensors with each layer's queries, keys and values joined.
 
     Keys have no bias. When transformers 5 loads a file from another version, it silently sets
     q_bias and v_bias to zero; a file that was saved after such a load is refused.

@@ -68,7 +68,7 @@ class Copies(NamedTuple):
     """Copies of a batch of clips, with additional values for each clip.
 
     Attributes:
-        clips: copies, with the order and shape of the original clips.
+        clips: copies, in the order and with the shape of the original clips.
         values: one value per clip, by name.
     """
 
@@ -119,7 +119,7 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
     backbone = tokenizer.config.backbone
     metrics = clip_metrics(st_lpips, setup.num_frames)
     starts = latent_starts(setup.num_frames, backbone.total_stride_thw[0], backbone.causal)
-    if 0 < len(starts) < setup.num_frames - 1:  # frames at boundaries and elsewhere
+    if 0 < len(starts) < setup.num_frames - 1:  # there are boundaries, and other frames
         metrics["boundary_flicker"] = partial(boundary_flicker_per_clip, starts=starts)
     vocabulary = tokenizer.config.quantizer.vocabulary
     usage = CodeUsage(vocabulary).to(accelerator.device)

@@ -22,7 +22,7 @@ class SampleScores(NamedTuple):
         scores: scores as JSON.
         features: features of the scored samples.
         shown: a few samples of each class.
-        neighbours: samples that are nearest to training clips.
+        neighbours: the samples nearest to a training clip, each with that clip.
     """
 
     scores: dict[str, Any]

@@ -76,7 +76,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
 
 
 class ChangedExtractor(Extractor):
-    """An extractor that changes clips first, and caches the features under separate keys.
+    """An extractor that changes clips before use, and caches the features under separate keys.
 
     Args:
         extractor: extractor for the unchanged clips, whose caches are shared.
@@ -119,7 +119,7 @@ def sanity(comparison: FVDComparison, path: Path, split: str | None) -> dict[str
         split: split of the clip store; see `features_of`.
 
     Raises:
-        InputError: there are no clips to score, or the path is a feature file.
+        InputError: there are fewer than 2 clips to score, or the path is a feature file.
     """
     if is_saved(path):
         raise InputError(f"{path}: holds features, whose clips cannot be changed; name the videos")

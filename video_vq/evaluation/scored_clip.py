@@ -1,9 +1,9 @@
-"""Clips to score, each identified by its content and decoded only if its features are unknown.
+"""Clips to score, each identified by its content.
 
-Clips in memory are identified by their pixels, and so are clips from frame folders and arrays, from
-which the first frames can be read without the rest. Clips from video files are identified by the
-file's bytes and the frame numbers, because hashing decoded full-HD frames costs as much as decoding
-them.
+Clips in memory, and clips from frame folders and arrays, are identified by their pixels. Clips from
+video files are identified by the file's bytes and the frame numbers, because hashing decoded
+full-HD frames costs as much as decoding them; a file is decoded only if the clip's features are not
+cached.
 """
 
 from collections.abc import Callable, Iterable, Sequence

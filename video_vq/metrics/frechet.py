@@ -48,7 +48,10 @@ class Moments:
 
         Both sums can be added across ranks. Subtracting the mean afterwards loses precision if
         |mean| is large compared with the standard deviation: 2·log10(|mean| / std) of the 16
-        digits.
+        digits are lost.
+
+        Raises:
+            InputError: the count is 0, or a sum is not finite.
         """
         if count == 0:
             raise InputError("statistics need at least one feature vector, found none")

@@ -172,7 +172,14 @@ class FrechetVideoDistance(Metric):
         self.update_features(features, real)
 
     def update_features(self, features: Float[Tensor, "n d"], real: bool) -> None:
-        """Add the features of clips, as returned by `clip_features` under the same protocol."""
+        """Add the features of clips, as returned by `clip_features` under the same protocol.
+
+        Args:
+            real: whether the clips are real, rather than generated or reconstructed.
+
+        Raises:
+            InputError: the number of features is not `num_features`.
+        """
         features = as_tensor(features, "features")
         if features.shape[-1] != self.num_features:
             raise InputError(

@@ -167,7 +167,10 @@ class Mixed(nn.Module):
 def pad_same(
     x: Float[Tensor, "b c t h w"], kernel: tuple[int, int, int], stride: tuple[int, int, int]
 ) -> Float[Tensor, "b c t2 h2 w2"]:
-    """Pad with zeros like TensorFlow's SAME, to ceil(size / stride) outputs; odd zeros go last."""
+    """Pad with zeros as TensorFlow's SAME does, for ceil(size / stride) outputs along each axis.
+
+    If the number of zeros along an axis is odd, the extra zero goes at the end.
+    """
     padding: list[int] = []
     for size, k, s in zip(x.shape[2:], kernel, stride, strict=True):
         total = max((-(-size // s) - 1) * s + k - size, 0)

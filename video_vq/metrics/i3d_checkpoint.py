@@ -39,7 +39,7 @@ class _Inert:
 
 
 class _RefusingUnpickler(pickle.Unpickler):
-    """Unpickler that builds plain containers, and placeholders for the allowed numpy names."""
+    """Unpickler that builds only plain containers, and placeholders for the allowed numpy names."""
 
     # numpy 2 renamed numpy.core to numpy._core.
     KNOWN = frozenset(
@@ -61,7 +61,7 @@ class _RefusingUnpickler(pickle.Unpickler):
 
 
 def read_checkpoint(data: bytes) -> dict[tuple[str, ...], np.ndarray]:
-    """Return the float32 arrays of a pickled checkpoint by path, without executing anything.
+    """Return a pickled checkpoint's float32 arrays by their nested keys, and execute nothing.
 
     Raises:
         InputError: the pickle is damaged, or contains anything other than little-endian float32

@@ -90,8 +90,8 @@ def boundary_change_per_clip(
         others: indices of the frames to compare with; None for all other frames except frame 0.
 
     Raises:
-        InputError: the values are not RGB in 0..255, an index is not in 1 … t - 1, or there are no
-            boundaries or no frames to compare with.
+        InputError: the values are not RGB in 0..255, the clips have a single frame, an index is not
+            in 1 … t - 1, or there are no boundaries or no frames to compare with.
     """
     clips, _ = _moving(clips, clips)
     last = clips.shape[1] - 1

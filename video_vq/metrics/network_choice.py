@@ -17,7 +17,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class WeightsFile(NamedTuple):
-    """A path or hf://org/name/file, and the file's required SHA-256 (None accepts any file)."""
+    """A path or hf://org/name/file, and the SHA-256 that the file must have; None if not given."""
 
     place: str
     sha256: str | None
@@ -60,6 +60,6 @@ def _read_file(text: str, file: str) -> WeightsFile:
 
 
 def network_name(text: str) -> str:
-    """Return a network's name without the paths of the weights, which a hash identifies."""
+    """Return a network's name without the paths of its weights; a hash identifies the weights."""
     preset = read_preset(text)
     return text if preset is None else preset.name

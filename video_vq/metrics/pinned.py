@@ -90,7 +90,8 @@ class PublishedWeights:
             fetch: whether to download missing weights.
 
         Raises:
-            InputError: the weights are missing, or a file differs from the pinned file.
+            InputError: the weights are missing or cannot be downloaded, a file differs from the
+                pinned file, or the cache cannot be written.
         """
         cached = cache_folder() / self.stored.name
         named = os.environ.get(self.variable)

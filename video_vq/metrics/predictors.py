@@ -19,7 +19,7 @@ SMOOTHING_RANGE = (1e-3, 1e6)
 
 
 class PredictorScores(NamedTuple):
-    """Held-out cross entropy in bits per token, overall and per latent frame; fitted parameters.
+    """Cross entropies on held-out grids in bits per token, and the fitted parameters.
 
     Attributes:
         unigram: score of the smoothed token frequencies, regardless of position.

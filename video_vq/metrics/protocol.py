@@ -1,7 +1,7 @@
 """FVD protocols: published conventions for FVD; every score is reported with its protocol.
 
-Every detail matters: even between two resizes, the squared shift of the logits exceeds the distance
-between good models. Each preset follows the code that is named in its `source`.
+Every detail matters: the squared shift of the logits from one kind of resize to another already
+exceeds the distance between good models. Each preset follows the code that its `source` names.
 """
 
 from dataclasses import asdict, dataclass

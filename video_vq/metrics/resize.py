@@ -31,7 +31,8 @@ def network_input(clips: Clips, protocol: FVDProtocol) -> Float[Tensor, "b c t2 
 
     Raises:
         InputError: the clips are empty, not RGB or not of the protocol's length; or they are floats
-            outside 0..255 or in [0, 1], or floats for a protocol of uint8 pixels.
+            outside 0..255 or in [0, 1], floats for a protocol of uint8 pixels, or neither uint8 nor
+            floats.
     """
     return resized(checked_clips(clips, protocol), protocol)
 
@@ -79,10 +80,10 @@ def prepare_frames(
 
 
 def rows_read(size_hw: tuple[int, int], protocols: Iterable[FVDProtocol]) -> Int[np.ndarray, " r"]:
-    """Return the rows that protocols read from frames of a given size, in ascending order.
+    """Return the indices of the rows that protocols read from frames of a given size, sorted.
 
-    Bilinear resizing without antialiasing reads at most two input rows per output row, which is
-    less than half of the rows of a full HD frame.
+    Bilinear resizing without antialiasing reads at most two input rows per output row. With 224
+    output rows, a protocol reads fewer than half of the rows of a full HD frame.
     """
     height = size_hw[0]
     changes = np.zeros(height + 1, np.int64)

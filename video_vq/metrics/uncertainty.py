@@ -1,7 +1,7 @@
 """FVD uncertainty: intervals for model differences, standard errors, and the limit of infinite N.
 
 Standard errors come from split halves: the source videos are split at random into two halves, and
-half of the difference between the halves' scores, squared and averaged over many splits, estimates
+the average of (a − b)² / 4 over many splits, where a and b are the scores of the halves, estimates
 the variance. For independent videos, the expectation of this estimate is exactly half of Var(score
 at N/2). This expectation equals the variance at N for any score that behaves like a mean, and is
 larger, never smaller, if higher-order terms matter (Efron & Stein, "The Jackknife Estimate of
@@ -95,8 +95,8 @@ def difference_interval(
             is 1 / √(2 num_splits).
 
     Raises:
-        InputError: there are too few source videos, or the candidates' numbers of clips differ by
-            more than 1 %.
+        InputError: there are fewer than 8 source videos in a set, the candidates' numbers of clips
+            differ by more than 1 %, or the numbers of features differ.
     """
     num_a, num_b = len(a.features), len(b.features)
     if abs(num_a - num_b) > SIZE_TOLERANCE * max(num_a, num_b):
@@ -188,7 +188,8 @@ def jackknife_error(
 ) -> float:
     """Return the standard error of an FVD about its expectation at this N, not about the limit.
 
-    The arguments and errors are those of `difference_interval`.
+    The arguments are those of `difference_interval`; the errors are those of
+    `half_sample_distances`.
     """
     return split_half_error(half_sample_distances(real, (fake,), ddof, seed, num_splits)[..., 0])
 
@@ -242,7 +243,7 @@ def _name_codes(
 
 
 def _strata(num_names: int, codes: Sequence[Int[np.ndarray, "_"]]) -> list[Int[np.ndarray, "_"]]:
-    """Return groups of videos, as indices, that occur in the same sets; each group is halved."""
+    """Group the videos that occur in the same sets; return the video indices of each group."""
     member = np.zeros((num_names, len(codes)), dtype=bool)
     for column, code in enumerate(codes):
         member[code, column] = True
@@ -254,7 +255,7 @@ def _strata(num_names: int, codes: Sequence[Int[np.ndarray, "_"]]) -> list[Int[n
 def _random_half(
     num_names: int, strata: Sequence[Int[np.ndarray, "_"]], random: np.random.Generator
 ) -> Bool[np.ndarray, "_"]:
-    """Return a mask of the videos in the first half; an odd video is assigned at random."""
+    """Return a mask of the videos in the first half, a random half of each group (stratum)."""
     first = np.zeros(num_names, dtype=bool)
     for places in strata:
         size = (len(places) + int(random.integers(2))) // 2
@@ -274,7 +275,7 @@ class _Gaussian(NamedTuple):
 def resampled_distances(
     real: Float64[np.ndarray, "n d"], candidates: Sequence[Float64[np.ndarray, "_ d"]], ddof: int
 ) -> Float64[np.ndarray, "_"]:
-    """Return each candidate's FVD, several times as fast as `frechet_distance` and equal to 1e-6.
+    """Return each candidate's FVD, faster than `frechet_distance` and equal up to 1e-6.
 
     All candidates share the root R of the real covariance. The singular values that
     `frechet_distance` adds up are the square roots of the eigenvalues of R S Rᵀ, where S is the
@@ -334,7 +335,7 @@ def fvd_at_infinity(
 
     Raises:
         InputError: a set has too few clips for the number of features, or fewer than 20 source
-            videos.
+            videos, or the numbers of features differ.
     """
     _check_enough_clips(real, fake)
     names, codes = _name_codes((real, fake), 2 * NUM_BLOCKS)

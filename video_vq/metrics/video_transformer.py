@@ -65,7 +65,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Return the attention output for each token or query."""
+        """Return the attention output for each token."""
         q, k, v = rearrange(self.qkv(x), "b n (s h d) -> s b h n d", s=3, h=self.heads)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
 
@@ -83,7 +83,7 @@ class CrossAttention(nn.Module):
     def forward(
         self, queries: Float[Tensor, "b m d"], x: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b m d"]:
-        """Return the attention output for each token or query."""
+        """Return the attention output for each query."""
         q = rearrange(self.q(queries), "b m (h d) -> b h m d", h=self.heads)
         k, v = rearrange(self.kv(x), "b n (s h d) -> s b h n d", s=2, h=self.heads)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b h m d -> b m (h d)"))

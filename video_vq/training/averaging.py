@@ -26,8 +26,8 @@ class Averages:
         """Update the averages after an optimizer step.
 
         Args:
-            copied_rows: rows, by tensor name, that jumped (restarted codes) and are copied instead
-                of averaged.
+            copied_rows: indices of the rows to copy instead of averaging, by tensor name; these
+                rows have changed abruptly (restarted codes).
         """
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1

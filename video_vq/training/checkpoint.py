@@ -88,7 +88,7 @@ class CheckpointFolder(CheckpointFiles):
         self._delete_leftovers()
 
     def load(self, step: int) -> tuple[Tensors, dict[str, Any]]:
-        """Load a checkpoint that `newest` returned: the tensors by file name, and the state."""
+        """Load an intact checkpoint: the tensors by file name and tensor name, and the state."""
         folder = self.folder(step)
         tensors = {file.stem: read_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
         return tensors, read_json(folder / "state.json", "a checkpoint's state")

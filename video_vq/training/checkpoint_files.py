@@ -66,6 +66,8 @@ class CheckpointFiles:
     def newest(self) -> tuple[int, list[str]] | None:
         """Return the newest step with an intact checkpoint, and the problems of newer checkpoints.
 
+        Without any checkpoints, the result is None.
+
         Raises:
             InputError: there are checkpoints, but none of them is intact.
         """

@@ -1,4 +1,4 @@
-"""Compilation of model parts before the first training step of a run, and never afterwards."""
+"""Compilation of model parts each time a run starts or resumes, before its first step."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,17 +17,19 @@ def compile_parts(
     parts: Sequence[nn.Module],
     trial: Callable[[], Tensor],
 ) -> None:
-    """Compile parts of a model; if the compiler fails on any rank, compile nothing on all ranks.
+    """Compile parts of a model on all ranks, or on no rank if the compiler fails on any rank.
 
-    All ranks must call this function. A trial forward and backward pass triggers the compilation,
-    without changing gradients or the random state.
+    All ranks must call this function. Trial forward and backward passes trigger the compilation;
+    afterwards, the gradients are reset, and the random state is as before.
 
     Args:
-        accelerator: the Accelerator.
         model: the model that training steps call, wrapped by DDP if there are several ranks.
         parts: modules to compile.
         trial: function that runs the parts on a batch of the training batch size and returns a
             loss.
+
+    Raises:
+        torch.OutOfMemoryError: the trial does not fit into memory.
     """
     for part in parts:
         part.compile()

@@ -71,7 +71,7 @@ class Discriminator:
     gradients. With several ranks, the discriminator is a separate DDP module with one forward and
     one backward call per micro-batch. The tokenizer's loss treats the discriminator's weights as
     constants, so the weights get no gradients from that loss. Every parameter of both networks is
-    always used.
+    used in every step, as DDP requires.
 
     Args:
         optim: settings of the tokenizer's optimizer; the discriminator's learning rate follows the

@@ -25,7 +25,7 @@ class StopFlag:
         self._request = request
 
     def is_set(self) -> bool:
-        """Return whether to stop now, identically on all ranks.
+        """Return whether to stop now; the result is the same on all ranks.
 
         All ranks must call this method.
         """
@@ -73,7 +73,10 @@ def require_even_batch(accelerator: Accelerator, batch_size: int, accumulation: 
 def rank_batches(
     accelerator: Accelerator, items: Sequence[T], batch_size: int
 ) -> Iterator[Sequence[T]]:
-    """Yield this rank's items in batches, equally many on all ranks; the last may be empty."""
+    """Yield this rank's items in batches.
+
+    All ranks get the same number of batches, the last of which may be empty.
+    """
     size, rank = accelerator.num_processes, accelerator.process_index
     mine = items[rank::size]
     for start in range(0, -(-len(items) // size), batch_size):
@@ -87,7 +90,7 @@ def clip_gradients(accelerator: Accelerator, model: torch.nn.Module, limit: floa
 
 
 def all_finite(accelerator: Accelerator, *values: torch.Tensor) -> bool:
-    """Return whether the values are finite on every rank.
+    """Return whether all values are finite on every rank.
 
     All ranks must call this function.
     """

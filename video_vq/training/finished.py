@@ -39,6 +39,9 @@ def finished_model(
     Args:
         steps: total number of optimizer steps in the run.
         checkpoints: checkpoints of the run; None to open them.
+
+    Raises:
+        InputError: the model's config is damaged, or there are checkpoints but none is intact.
     """
     folder = run / kind
     if not all((folder / name).exists() for name in (CONFIG, TENSORS)):
@@ -90,7 +93,8 @@ def finished_by_same_command(
         data_hash: content hash of the training store.
 
     Returns:
-        The folder; None if anything differs, is missing or is damaged, which training then reports.
+        The folder; None if anything differs, is missing or is damaged: training then reports the
+        problem.
     """
     with suppress(InputError, OSError):
         described = in_todays_settings(read_json(run / RUN, "a run's description").get("identity"))
@@ -111,7 +115,7 @@ def finished_by_same_command(
 
 
 def describe_run(path: Path) -> tuple[str, Facts] | None:
-    """Return a run's title and details for `video-vq info`, or None if there is no run."""
+    """Return a run's title and details for `video-vq info`; None if run.json describes no run."""
     description = read_json(path / RUN, "a run's description")
     if not {"identity", "environment"} <= description.keys():
         return None

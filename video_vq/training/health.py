@@ -68,10 +68,9 @@ class Health:
         Args:
             loss: loss of the logged step, averaged over all ranks.
             usage: fraction of the codes used since the last logged step; None for a prior.
-            possible: fraction of the codes that as many tokens would use if all codes were equally
-                likely.
-            codes: name of the codes for the warning, which identifies the level if there are
-                several.
+            possible: expected fraction of the codes that the tokens since the last logged step
+                would use if all codes were equally likely.
+            codes: name of the codes in the warning, such as "the codes of level 0".
             remedy: suggested remedy for a collapse.
         """
         warnings = []

@@ -42,10 +42,11 @@ def open_run(
 
     Args:
         data: content hash of the training store.
-        allowed_changes: settings that a resume may change.
+        allowed_changes: settings that a resumed run may change.
 
     Raises:
-        InputError: the folder contains something other than a run, or a run with other settings.
+        InputError: the folder contains something other than a run, or a run with other settings,
+            or another process is training in the folder.
     """
     facts = {
         "data": data,
@@ -88,7 +89,7 @@ class Training:
         model: model with its initial weights; moved to the device.
         unit: plural noun for the items of a batch, used in messages.
         trackers: experiment trackers to log to, besides metrics.jsonl.
-        request: stop request; None leaves only the file `stop` in the run folder to stop the run.
+        request: stop request; with None, only a file named `stop` in the run folder stops the run.
         usage: code usage of a tokenizer since the last logged step; None for a prior.
 
     Attributes:
@@ -297,6 +298,9 @@ class Training:
 
         Args:
             facts: details of the training to record in the finished model.
+
+        Raises:
+            InputError: the model cannot be written.
         """
         folder = self.run_folder.path / self.bare_model.kind
         if self.accelerator.is_main_process:

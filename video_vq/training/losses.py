@@ -47,7 +47,8 @@ class TokenizerLosses:
 
     Raises:
         InputError: a network does not support these clips or this precision, or network weights are
-            missing; see `load_perceptual` and `check_adversarial`.
+            missing (see `load_perceptual` and `check_adversarial`), or the reconstruction weight
+            cannot be measured (see `reconstruction_weight`).
     """
 
     def __init__(self, accelerator: Accelerator, config: TokenizerTrainingConfig, store: ClipStore):
@@ -216,8 +217,8 @@ def load_perceptual(
     """Return the network of the perceptual loss, or None if the perceptual weight is 0.
 
     Raises:
-        InputError: the frames are too small for the network, a clip has fewer frames than are to be
-            drawn, or the network's weights are missing.
+        InputError: the frames are too small for the network, a clip has fewer than
+            `config.num_frames` frames, or the network's weights are missing.
     """
     if not config.weight:
         return None

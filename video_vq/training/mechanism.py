@@ -40,7 +40,7 @@ def watch(
     quantized: QuantizerOutput,
     accumulation: int,
 ) -> WatchedBatch:
-    """Retain the gradients that `watched_step` needs; call this between forward and backward.
+    """Retain the gradients that `watched_step` needs; call this before the backward pass.
 
     Args:
         video: clips of the last micro-batch.
@@ -65,10 +65,10 @@ def watched_step(
     All ranks must call this function. These are the metrics of `quantizers/mechanism.py` and
     `radial_forces`; the metrics of `quantizers/exactness.py` if gradients are measured; and
     `quantizer/changed_codes`, the fraction of the last micro-batch's tokens whose code changed
-    because this step updated encoder and codebook.
+    because this step updated the encoder and the codebook.
 
     Args:
-        tokenizer: tokenizer after the step, not wrapped.
+        tokenizer: tokenizer after the step, not wrapped by DDP.
         batch: last micro-batch, before the step.
         commitment: weight of the commitment loss.
         weight_decay: weight decay of the projection to the latents.
@@ -106,13 +106,15 @@ def radial_forces(
     latents.
 
     * `radial_wish`: Σ q·g with g = dL/dq̃, the change in the *codes'* length that the loss asks
-      for; equal to `radial_estimator` for the rotation of raw latents, for every e.
+      for; always equal to `radial_estimator` for the rotation estimator on raw latents.
     * `radial_estimator`: the force that reaches the latents through the estimator, from all losses
       on pixels.
     * `radial_commitment`: the force of the weighted commitment loss.
     * `radial_decay`: the force of weight decay on the projection W, z = Wx + b: decay d moves z as
-      a gradient d (z − b) would. Adam rescales the gradients behind the other forces, so compare
-      only the signs of the forces, and how each force changes over time.
+      a gradient d (z − b) would.
+
+    Adam rescales the gradients behind the first three forces, but not the weight decay, so compare
+    only the signs of the forces, and how each force changes over time.
 
     Args:
         quantizer: quantizer that returned the rows.

@@ -44,8 +44,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return the parameter groups; weight decay applies only to matrices and kernels.
 
-    Vectors, norms and embeddings have no weight decay, as there is no reason to pull them towards
-    zero. With Muon, hidden matrices and kernels form a third group.
+    Vectors (biases and norm weights) and embeddings have no weight decay, as there is no reason to
+    pull them toward zero. With Muon, hidden matrices and kernels form a third group.
     """
     hidden: list[Tensor] = []
     decayed: list[Tensor] = []

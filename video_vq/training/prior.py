@@ -44,16 +44,17 @@ def train_prior(
             for validation.
         out: path of the run folder.
         trackers: experiment trackers to log to, besides metrics.jsonl.
-        allowed_changes: settings that a resume may change; see `RunFolder`.
-        request: entered StopRequest, so that signals stop the run; with None, only a file `stop` in
-            the run folder does.
+        allowed_changes: settings that a resumed run may change; see `RunFolder`.
+        request: stop request whose context has been entered, so that signals stop the run; with
+            None, only a file named `stop` in the run folder stops the run.
 
     Returns:
         The folder of the finished prior, or None if the run was stopped.
 
     Raises:
-        InputError: the store, the run folder or the number of processes is unsuitable, or the loss
-            or gradient was not finite in too many consecutive steps.
+        InputError: the store, the model settings, the run folder, a tracker or the number of
+            processes is unsuitable; the loss or gradient was not finite in too many consecutive
+            steps; or the finished prior cannot be written.
     """
     accelerator = make_accelerator()
     store, optim = TokenStore(tokens), config.optim
@@ -175,16 +176,16 @@ def action_statistics(store: TokenStore) -> tuple[Float[Tensor, " a"], Float[Ten
 
 
 def validation_rows(store: TokenStore, config: PriorTrainingConfig) -> list[int]:
-    """Return the rows of the val split that each validation pass scores.
+    """Return the row indices of the val split's grids that each validation pass scores.
 
-    The rows stay the same throughout a run.
+    The grids stay the same throughout a run.
     """
     shuffled = np.random.default_rng([config.run.seed, 0x7A1]).permutation(store.rows("val"))
     return [int(row) for row in shuffled[: config.run.validation_clips]]
 
 
 def validate(training: Training, prior: AnyPrior, store: TokenStore, rows: list[int]) -> None:
-    """Score and log the averaged weights.
+    """Score the averaged weights, and log the result.
 
     All ranks must call this function. If a stop is requested in the meantime, nothing is logged;
     the next start validates again.
@@ -206,13 +207,14 @@ def score(
     batch_size: int,
     stop: StopFlag,
 ) -> float | None:
-    """Return the bits per token of given weights on fixed grids, shared among ranks.
+    """Return the bits per token of given weights on fixed grids, which the ranks share.
 
     All ranks must call this function. For a masked prior, the result is in bits per hidden token.
 
     Args:
-        prior: prior, not wrapped, whose weights are replaced by `weights`.
-        rows: grids of all ranks, as rows of the store.
+        prior: prior, not wrapped by DDP; its own weights are not used.
+        weights: weights to score, by tensor name.
+        rows: row indices of the grids in the store, for all ranks together.
         batch_size: number of grids per batch on one rank.
 
     Returns:

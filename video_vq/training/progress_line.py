@@ -45,13 +45,13 @@ class ProgressLine:
         self._rate_from = self._looked_at = self._said_at
 
     def leave_out(self) -> None:
-        """Exclude the time since the last `look` from the rate, but not from the 30 seconds."""
+        """Exclude the time since the last `look` from the rate, but count it as silence."""
         now = self._clock()
         self._rate_from += now - self._looked_at
         self._looked_at = now
 
     def look(self, done: int, at_once: bool = False) -> None:
-        """Print the progress if waiting for the next call would probably exceed the 30 seconds.
+        """Print the progress if the silence would probably exceed 30 seconds by the next call.
 
         Args:
             at_once: whether to print the progress unconditionally.

@@ -38,18 +38,20 @@ _NO_RUN_YET = {f"run.json{PARTIAL}", LOCK}
 class RunFolder:
     """The folder of one training run; every rank opens the folder, but only rank 0 writes.
 
-    Rank 0 locks the folder for the lifetime of this object, which may outlive the launcher.
+    Rank 0 locks the folder until this object is deleted or `let_go` is called.
 
     Args:
         path: path of the folder, created if missing.
         config: resolved configuration as JSON.
-        facts: other settings that determine the run: data hash, precision, world size and threads.
+        facts: other settings that determine the run: data hash, precision, world size and number of
+            threads.
         is_main: whether this is rank 0.
-        allowed: settings, or sections of settings, that a resume may change, named as in the error.
+        allowed: dotted names of settings, or of sections of settings, that a resumed run may
+            change, such as "config.optim"; see `refuse_changes`.
 
     Raises:
-        InputError: the folder contains other files, a different kind of run or a run with a
-            different configuration, or another process is training in the folder.
+        InputError: the path is a file, or the folder contains other files but no run, a damaged
+            run.json or a run with other settings, or another process is training in the folder.
     """
 
     def __init__(
@@ -182,10 +184,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def exporting(self, folder: Path) -> Iterator[None]:
-        """Raise an error that explains how to resume if the finished model cannot be written.
+        """Re-raise a failure to write the finished model as an error that explains how to resume.
 
         Raises:
-            InputError: the disk is full or faulty.
+            InputError: the model cannot be written, for example because the disk is full.
         """
         try:
             yield
@@ -200,9 +202,11 @@ class RunFolder:
 def refuse_changes(path: Path, changes: list[str], allowed: Sequence[str]) -> None:
     """Raise if a resumed run has changed settings other than the allowed ones.
 
+    The kind of run, the model and the seed must not change, even if `allowed` contains them.
+
     Args:
         changes: lines returned by `difference`.
-        allowed: names of settings, or of sections of settings, that may change.
+        allowed: dotted names of settings, or of sections of settings, that may change.
 
     Raises:
         InputError: other settings changed; the message lists the changes, and any flags that would

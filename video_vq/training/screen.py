@@ -8,7 +8,7 @@ from typing import Any
 
 
 class _Screen(io.FileIO):
-    """A stream that drops output if writing fails: terminal closed, `| tee` ended or disk full."""
+    """A stream that drops output if writing fails, as with a closed terminal or a full disk."""
 
     def write(self, data, /) -> int:
         try:
@@ -22,7 +22,7 @@ def lasting_screen() -> Iterator[None]:
     """Suppress errors when printing to stdout and stderr within this context.
 
     The Ctrl-C or the closed terminal that stops a run may also end the program that reads the run's
-    output; failing to print must not prevent the checkpoint.
+    output; a failure to print must not keep the checkpoint from being saved.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_lasting, before)

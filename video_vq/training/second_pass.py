@@ -1,4 +1,4 @@
-"""Gradients at the latents without quantization, from a second pass of the decoder.
+"""Gradients that the latents would get without quantization, from a second decoder pass.
 
 The quantizer's own losses, such as commitment, are excluded. The second pass does not change the
 weights, the weight gradients or the random state.
@@ -28,7 +28,7 @@ class SecondPass:
     """The second decoder passes that a run's gradient estimator or its diagnostics require.
 
     Args:
-        tokenizer: tokenizer, not wrapped.
+        tokenizer: tokenizer, not wrapped by DDP.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ def gradients_at_latents(
     names: Sequence[Name],
     is_compiled: bool,
 ) -> dict[str, Float[Tensor, "n d"]]:
-    """Return ∇L at the latents that are compared with the codes; see Fifty et al., section 3.
+    """Return the gradients of the loss at the latents, by name; see Fifty et al., section 3.
 
     `exact_gradient` is the gradient of the loss when the latents are decoded; `hessian` is the
-    first-order expansion of that gradient around the codes, g + H (e − q), computed by a
-    Hessian-vector product.
+    first-order expansion of that gradient around the codes, g + H (e − q), computed with a
+    Hessian-vector product. The latents e are those that are compared with the codes q.
 
     Args:
-        tokenizer: tokenizer, not wrapped.
+        tokenizer: tokenizer, not wrapped by DDP.
         loss_of: function that returns the weighted loss of a decoded video.
         names: names of the gradients to return: "exact_gradient", "hessian" or both.
     """

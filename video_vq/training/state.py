@@ -133,7 +133,12 @@ class TrainingState:
             self.best = (value, self.step)
 
     def save_is_due(self, every: int, ending: bool) -> bool:
-        """Return whether to save: every n steps, at the best validation so far and at the end."""
+        """Return whether a save is due: regularly, at the best validation so far, or at the end.
+
+        Args:
+            every: number of steps between regular checkpoints.
+            ending: whether the run ends or stops after this step.
+        """
         is_best = self.best is not None and self.best[1] == self.step
         return self.step > self.saved_step and (ending or is_best or self.step % every == 0)
 
@@ -226,9 +231,12 @@ class TrainingState:
         ]
 
     def count_codes(self, epoch_ended: bool) -> dict[str, float]:
-        """Return code usage since the last call and, after an epoch, over the epoch.
+        """Return metrics of the code usage since the last call.
 
         All ranks must call this method.
+
+        Args:
+            epoch_ended: whether an epoch has ended, so that the usage over the epoch is included.
         """
         assert self.usage is not None
         assert self.epoch_usage is not None

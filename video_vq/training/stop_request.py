@@ -54,9 +54,10 @@ class StopRequest:
             signal.signal(number, handler)
 
     def ignore_echo(self) -> None:
-        """Ignore further signals once a stop request was obeyed and the process is about to end.
+        """Ignore further signals if a stop request has been obeyed and the process is about to end.
 
-        Otherwise, Python would remove the handler shortly before the process exits.
+        Otherwise, Python would remove the handlers shortly before the process exits, and a late
+        signal would kill the process.
         """
         if self.reason:
             for number in self._before:

@@ -19,7 +19,7 @@ class StepTimer:
         """Add the duration of the `with` block to a phase.
 
         Args:
-            phase: name of the phase, as in `time/forward`.
+            phase: name of the phase, such as "forward", which is logged as `time/forward`.
         """
         started = time.perf_counter()
         try:
@@ -38,7 +38,7 @@ class StepTimer:
         self._steps = 0
 
     def numbers(self, batch_size: int, steps_left: int) -> dict[str, float]:
-        """Return the rate, the time left and each phase's share of the wall time, and restart.
+        """Return phase shares of wall time, clips per second and minutes left; restart the timer.
 
         Args:
             batch_size: number of clips (or grids) per step, over all ranks.

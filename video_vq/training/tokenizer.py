@@ -64,16 +64,18 @@ def train_tokenizer(
         out: path of the run folder.
         trackers: experiment trackers to log to, besides metrics.jsonl; the trackers also get
             validation clips.
-        allowed_changes: settings that a resume may change; see `RunFolder`.
-        request: entered StopRequest, so that signals stop the run; with None, only a file `stop` in
-            the run folder does.
+        allowed_changes: settings that a resumed run may change; see `RunFolder`.
+        request: stop request whose context has been entered, so that signals stop the run; with
+            None, only a file named `stop` in the run folder stops the run.
 
     Returns:
         The folder of the finished tokenizer, or None if the run was stopped.
 
     Raises:
-        InputError: the store, the clip size, the run folder or the number of processes is
-            unsuitable, or a loss or gradient was not finite in too many consecutive steps.
+        InputError: the store, the clip size, `init_from`, the run folder, a tracker or the number
+            of processes is unsuitable; weights of a loss network are missing; a loss or gradient
+            was not finite in too many consecutive steps; or the finished tokenizer cannot be
+            written.
     """
     accelerator = make_accelerator()
     store, optim, seed = ClipStore(data), config.optim, config.run.seed
@@ -119,7 +121,7 @@ def train_tokenizer(
             validate(training, tokenizer, store, validation, is_continuous)
             continue
 
-        # Read this rank's share of the global batch; the first with finite latents sets the codes.
+        # Read this rank's share of the global batch; the first finite latents initialize the codes.
         step = training.state.step  # number of preceding steps, including skipped steps
         with timer("data"):
             micro_batches: list[ClipBatch] = [next(batches) for _ in range(optim.accumulation)]
@@ -194,7 +196,7 @@ def train_tokenizer(
 
 
 def begin_quantizing(training: Training, config: TokenizerTrainingConfig) -> bool:
-    """Begin quantizing after the continuous steps; return whether to draw the codes from data."""
+    """Reset the averages for loss-spike warnings; return whether to draw the codes from data."""
     training.state.health.forget()
     return getattr(config.model.quantizer, "init", None) == "data"
 
@@ -222,12 +224,13 @@ def figures_of(
     tokens_per_clip: int,
     kind: str,
 ) -> tuple[dict[str, float], list[str]]:
-    """Return a step's losses over all ranks and the code usage since the last log.
+    """Return a step's losses, averaged over all ranks, and the code usage since the last log.
 
     All ranks must call this function.
 
     Args:
         means: losses of the step on this rank, by name.
+        kind: kind of quantizer, for the remedy in a warning.
 
     Returns:
         Values by metric name, and the warnings that these values cause.
@@ -250,9 +253,9 @@ def figures_of(
 
 
 def validation_windows(store: ClipStore, config: TokenizerTrainingConfig) -> list[Window]:
-    """Return the clips of the val split that each validation pass scores.
+    """Return the windows of the val split that each validation pass scores.
 
-    The clips stay the same throughout a run.
+    The windows stay the same throughout a run.
     """
     return scoring_windows(
         store,
@@ -278,8 +281,8 @@ def validate(
     the next start validates again.
 
     Args:
-        continuous: whether to decode the latents instead of the codes; a message says so, and such
-            weights are never the best.
+        continuous: whether to decode the latents instead of the codes; a message says so, and the
+            weights are not recorded as the best.
     """
     accelerator, averages = training.accelerator, training.state.averages.tensors
     batch_size = training.micro_batch_size  # batches of this size fit into memory during training
@@ -311,13 +314,14 @@ def score(
     stop: StopFlag,
     continuous: bool = False,
 ) -> Validation | None:
-    """Return the scores of given weights on fixed clips, shared among the ranks.
+    """Return the scores of given weights on fixed clips, which the ranks share.
 
     All ranks must call this function.
 
     Args:
-        tokenizer: tokenizer, not wrapped, whose weights are replaced by `weights`.
-        windows: clips of all ranks.
+        tokenizer: tokenizer, not wrapped by DDP; its own weights are not used.
+        weights: weights to score, by tensor name.
+        windows: windows of the clips for all ranks together.
         batch_size: number of clips per batch on one rank.
         continuous: whether to decode the latents instead of the codes.
 
@@ -351,7 +355,7 @@ def _sheet(
     clips: UInt8[Tensor, "b t h w 3"],
     continuous: bool,
 ) -> UInt8[np.ndarray, "t h2 w2 3"]:
-    """Return a video grid, with clips above the averaged weights' reconstructions."""
+    """Return a video grid: clips above their reconstructions by the averaged weights."""
     model, weights = tokenizer.eval(), training.state.averages.tensors
     rows = [*clips.numpy()]
     for some in clips.split(training.micro_batch_size):

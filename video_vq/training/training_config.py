@@ -65,7 +65,8 @@ class RunConfig:
     Attributes:
         seed: seed of initial weights, data order, restarts and dropout.
         log_every, validate_every, checkpoint_every: intervals in optimizer steps.
-        validation_clips: number of fixed clips (or token grids) of the val split that are scored.
+        validation_clips: maximum number of clips (or token grids) of the val split that each
+            validation pass scores; the same throughout a run.
         average_decay: decay of the averaged weights; 0 turns averaging off.
         num_workers: number of processes per rank that load data in advance.
         compile: whether to run encoder and decoder, or the prior, with torch.compile in training
