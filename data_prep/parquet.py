@@ -15,6 +15,7 @@ from video_vq.errors import InputError
 MAX_FILE_BYTES = 2 << 30
 MAX_VALUES = 1 << 28  # number of values per column
 MAX_TEXT_BYTES = 1 << 28  # decoded size of a text column
+MAX_COLUMN_BYTES = 1 << 31  # uncompressed size of any wanted column, as stated by the file
 MAX_HEADER_BYTES = 1 << 28  # size of any string in the file's metadata
 BUFFER_BYTES = 1 << 20  # number of bytes of a column that are read at a time
 BATCH_VALUES, COLUMN_ROWS = 1 << 20, 1 << 18  # batch sizes of `RowReader.read` and `integers`
@@ -203,16 +204,18 @@ def _short(error: Exception) -> str:
 def _check_sizes(path: Path, metadata: Any, wanted: Iterable[str]) -> None:
     """Raise a TableError if the metadata declare too much data in a wanted column."""
     for number in range(metadata.num_columns):
-        texts = values = 0
+        num_bytes = values = 0
         for group in range(metadata.num_row_groups):
             column = metadata.row_group(group).column(number)
             name = column.path_in_schema
             if not any(name == want or name.startswith(f"{want}.") for want in wanted):
-                break
+                continue
             values += column.num_values
-            texts += column.total_uncompressed_size
-            if values > MAX_VALUES or texts > MAX_TEXT_BYTES * 8:
+            num_bytes += column.total_uncompressed_size
+            if values > MAX_VALUES:
                 raise TableError(path, f"column {name} holds more than {MAX_VALUES:,} values")
+            if num_bytes > MAX_COLUMN_BYTES:
+                raise TableError(path, f"column {name} holds more than {MAX_COLUMN_BYTES:,} bytes")
 
 
 def _convert(path: Path, name: str, array: Any, kind: Kind, width: int) -> Column:

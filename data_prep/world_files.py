@@ -16,7 +16,7 @@ from data_prep.sources.bair import SIMULATED
 from data_prep.tfrecord import Feature, encode_example
 from video_vq.errors import InputError
 from video_vq.stores.files import difference, read_json, write_json
-from video_vq.stores.lock import LOCK
+from video_vq.stores.lock import LOCK, held
 
 PER_FILE = 256  # number of records per file
 
@@ -52,6 +52,23 @@ def claim_folder(out: Path, marker: str, plan: dict[str, Any], what: str) -> boo
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, {"plan": plan, "complete": False})
     return False
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Lock an output folder while it is written, and turn an OSError into an InputError.
+
+    Raises:
+        InputError: the folder cannot be written, or is being written by another process.
+    """
+    try:
+        with held(out):
+            yield
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be written ({error.strerror or error}); nothing is lost: run the "
+            "command again; it resumes where it stopped"
+        ) from None
 
 
 def out_of_range(ranges: Mapping[str, tuple[int, int, int]]) -> list[str]:

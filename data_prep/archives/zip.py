@@ -93,8 +93,12 @@ def _bytes_of(
                 yield piece
     except DAMAGE as error:
         raise ArchiveError(path, f"{member.name!a} in it is damaged ({str(error)[:80]})") from None
-    if size != member.num_bytes or member.crc32 != info.CRC:
-        raise ArchiveError(path, f"{member.name!a} in it is damaged: {size:,} bytes are left over")
+    if (size, info.CRC) != (member.num_bytes, member.crc32):
+        raise ArchiveError(
+            path,
+            f"{member.name!a} in it is damaged: its {size:,} bytes are not the "
+            f"{member.num_bytes:,} bytes that the archive lists",
+        )
 
 
 def _name_of(info: zipfile.ZipInfo) -> str | bytes:

@@ -18,12 +18,19 @@ from data_prep.bin_world.episode import (
 from data_prep.bin_world.graphics import Graphics, find_graphics
 from data_prep.sources.bair import SIMULATED
 from data_prep.tfrecord import write_records
-from data_prep.world_files import claim_folder, encode_record, out_of_range, processes, record_files
+from data_prep.world_files import (
+    claim_folder,
+    encode_record,
+    out_of_range,
+    processes,
+    record_files,
+    writing,
+)
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.progress import progress
 from video_vq.stores.files import read_json, write_bytes, write_json
-from video_vq.stores.lock import held, require_free
+from video_vq.stores.lock import require_free
 
 MARKER = "simulated.json"
 README = "README.txt"
@@ -95,16 +102,10 @@ def write_bin_world(out: Path, settings: BinWorldSettings, workers: int = 1) -> 
         "mujoco": graphics.mujoco,
         "opengl": graphics.renderer,
     }
-    try:
-        with held(out):
-            if not claim_folder(out, MARKER, plan, "simulated episodes"):
-                _write_all(out, settings, graphics, workers)
-                write_json(out / MARKER, {"plan": plan, "complete": True})
-    except OSError as error:
-        raise InputError(
-            f"{out}: cannot be written ({error.strerror or error}); nothing is lost: run the "
-            "command again; it resumes where it stopped"
-        ) from None
+    with writing(out):
+        if not claim_folder(out, MARKER, plan, "simulated episodes"):
+            _write_all(out, settings, graphics, workers)
+            write_json(out / MARKER, {"plan": plan, "complete": True})
     tallies = [read_json(path, "a file's tally") for path in sorted(out.glob("pushed/*.json"))]
     counts = {name: sum(int(tally[name]) for tally in tallies) for name in Pushed.__annotations__}
     return Pushed(**counts)

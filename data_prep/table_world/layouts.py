@@ -14,13 +14,19 @@ from typing import Any, Literal
 from data_prep.table_world.motion import CLASSES, NUM_GROUPS, clip_class_and_group
 from data_prep.table_world.render import FPS, RENDERER_VERSION, render_clip
 from data_prep.tfrecord import write_records
-from data_prep.world_files import claim_folder, encode_record, out_of_range, processes, record_files
+from data_prep.world_files import (
+    claim_folder,
+    encode_record,
+    out_of_range,
+    processes,
+    record_files,
+    writing,
+)
 from video_vq.errors import InputError
 from video_vq.media.child import die_with_parent
 from video_vq.media.encode import write_video
 from video_vq.progress import progress
 from video_vq.stores.files import write_bytes, write_json
-from video_vq.stores.lock import held
 
 MARKER = "synthetic.json"
 # Test groups of the official UCF-101 splits 01, 02 and 03.
@@ -79,12 +85,12 @@ def write_table_world(out: Path, settings: TableWorldSettings, workers: int = 1)
 
     Raises:
         InputError: a setting is out of range; `out` contains other files, was made with other
-            settings or is being written by another process; or a rendering process ended
-            unexpectedly.
+            settings, cannot be written or is being written by another process; or a rendering
+            process ended unexpectedly.
     """
     _check(settings, workers)
     plan = {"renderer": RENDERER_VERSION, **asdict(settings)}
-    with held(out):
+    with writing(out):
         if claim_folder(out, MARKER, plan, "synthetic videos"):
             return
         places = [_place(index) for index in range(settings.num_videos)]

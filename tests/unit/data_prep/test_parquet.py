@@ -109,3 +109,17 @@ def test_a_table_is_read_in_less_memory_than_it_takes(tmp_path):
     done = subprocess.run([sys.executable, "-c", PEAK, str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 40_000_000
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [("MAX_VALUES", "column episode holds more than 99 values"), ("MAX_COLUMN_BYTES", "99 bytes")],
+)
+def test_columns_that_state_too_much_data_are_refused_with_the_limit(
+    tmp_path, monkeypatch, limit, message
+):
+    write_table(tmp_path / "a.parquet", 100, 64)
+    assert len(reader.read_columns(tmp_path / "a.parquet", WANTED)["action"]) == 100
+    monkeypatch.setattr(reader, limit, 99)
+    with pytest.raises(TableError, match=message):
+        reader.read_columns(tmp_path / "a.parquet", WANTED)

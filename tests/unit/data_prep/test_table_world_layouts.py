@@ -1,5 +1,6 @@
 """Tests of the synthetic videos in the official layouts."""
 
+import errno
 import json
 
 import av
@@ -167,6 +168,15 @@ def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path):
     with pytest.raises(InputError, match="is a file"):
         write_table_world(tmp_path / "thesis.txt", SMALL)
     assert tree(tmp_path) == {"thesis.txt": b"mine"}
+
+
+def test_a_full_disk_is_told_in_one_sentence(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(layouts, "_write_ucf101", full)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); nothing"):
+        write_table_world(tmp_path / "raw", TableWorldSettings(layout="ucf101", num_videos=8))
 
 
 def test_all_settings_out_of_range_are_named_at_once(tmp_path):
