@@ -1,4 +1,4 @@
-"""Argument parser and options for both commands, with hints for wrong flags."""
+"""Argument parser and options for `video-vq` and `data-prep`, with hints for wrong flags."""
 
 import argparse
 import json
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Print a message and exit with status 2; if flags are missing, also name unknown flags."""
+        """Print a message, with unknown flags if arguments are missing, and exit with status 2."""
         if message.startswith("the following arguments are required"):
             known = (*self._option_string_actions, "--")
             flags = [word for word in self._words if word.startswith("--")]
@@ -108,29 +108,29 @@ def file_endings(text: str) -> tuple[str, ...]:
 
 
 def positive(text: str) -> int:
-    """Return an integer from 1 to MAX_COUNT."""
+    """Parse an integer from 1 to MAX_COUNT."""
     if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_COUNT):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
     return int(text)
 
 
 def share(text: str) -> float:
-    """Return a number from 0 to 1."""
+    """Parse a number from 0 to 1."""
     return _number(text, "a share from 0 to 1", lambda number: 0 <= number <= 1)
 
 
 def fraction(text: str) -> float:
-    """Return a number above 0 and at most 1."""
+    """Parse a number above 0 and at most 1."""
     return _number(text, "a number above 0 and at most 1", lambda number: 0 < number <= 1)
 
 
 def rate(text: str) -> float:
-    """Return a frame rate above 0 and at most 1000 frames per second."""
+    """Parse a frame rate above 0 and at most 1000 frames per second."""
     return _number(text, "a number above 0, at most 1000", lambda number: 0 < number <= 1000)
 
 
 def seconds(text: str) -> float:
-    """Return a duration above 0 and below a million seconds."""
+    """Parse a duration above 0 and below a million seconds."""
     return _number(text, "a number above 0, below a million", lambda number: 0 < number < 1e6)
 
 

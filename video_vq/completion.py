@@ -1,4 +1,4 @@
-"""The subcommand `completion` of both commands, which prints a shell completion script."""
+"""The subcommand `completion` of `video-vq` and `data-prep`: prints a shell completion script."""
 
 import argparse
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Loader of YAML configurations with `base:` files and overrides; errors list all mistakes.
+"""Loader of YAML configurations with `base:` files and overrides; an error lists all bad settings.
 
 The settings dataclasses are defined next to the code that they configure, not in this module.
 """
@@ -27,7 +27,7 @@ OWN_SETTINGS_PER_KIND = ("backbone", "quantizer")  # sections whose settings dep
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML loader that reads 1e-4 as a number (YAML 1.2), without aliases or double keys."""
+    """Safe YAML loader that reads 1e-4 as a number and rejects aliases and duplicate keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -82,8 +82,8 @@ def find_config(name: str, kind: str) -> Path:
         kind: folder of shipped configs that is searched first: `tokenizer` or `prior`.
 
     Raises:
-        ConfigError: there is no such file; for an unknown name, the message lists the shipped
-            configs.
+        ConfigError: there is no such file, the name is malformed, or no shipped config has the
+            name, in which case the message lists the shipped configs.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -206,8 +206,7 @@ def load_config(settings: type[Settings], path: Path, overrides: Sequence[str] =
         overrides: `section.key=value` arguments, which replace values in the file.
 
     Raises:
-        ConfigError: a file cannot be read, or keys are unknown or values wrong; the message lists
-            all such mistakes, with the nearest known keys.
+        ConfigError: as for `read_yaml`, `parse_overrides` and `check_config`.
     """
     merged = merge(read_yaml(path), parse_overrides(overrides))
     source = f"{path} and the command line" if overrides else str(path)
@@ -223,7 +222,8 @@ def check_config(settings: type[Settings], value: dict[str, Any], source: str) -
         source: description of the mapping's origin, for error messages.
 
     Raises:
-        ConfigError: keys are unknown or values wrong; see `load_config`.
+        ConfigError: keys are unknown or missing, or values are wrong; the message lists all such
+            mistakes, with the nearest known keys.
     """
     try:
         return TypeAdapter(settings).validate_json(json.dumps(value, allow_nan=False, default=str))
@@ -278,7 +278,7 @@ def _hint(settings: type, location: Sequence[Any]) -> str:
 
 
 def _setting_paths(settings: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted name of every setting in a settings class, including all union members."""
+    """Yield the dotted name of every setting in a settings class and in all union members."""
     if not dataclasses.is_dataclass(settings):
         for inner in typing.get_args(settings):
             yield from _setting_paths(inner, prefix)
@@ -291,7 +291,7 @@ def _setting_paths(settings: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _field_names(settings: Any, location: Sequence[Any]) -> Iterator[str]:
-    """Yield the names of the settings at a location, including all union members and list items."""
+    """Yield the names of the settings at a location, in all union members and list items."""
     if dataclasses.is_dataclass(settings):
         if not location:
             yield from (field.name for field in dataclasses.fields(settings))

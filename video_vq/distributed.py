@@ -1,4 +1,4 @@
-"""Wrappers around Accelerate that detect missing processes and do not wait for failed ranks."""
+"""Wrappers around Accelerate that detect missing processes and a failure of rank 0."""
 
 import atexit
 import os
@@ -24,8 +24,8 @@ def make_accelerator() -> Accelerator:
     hide a missing all-reduce.
 
     Raises:
-        InputError: Accelerate's number of processes differs from the number that the launcher
-            announces.
+        InputError: WORLD_SIZE announces several processes, but there is no launcher, or Accelerate
+            runs a different number; or as for `require_all_processes`.
     """
     require_all_processes(os.environ)
     # Accelerate passes the setting under its old name, which newer versions of torch deprecate.

@@ -51,7 +51,7 @@ def made_by(plan: dict[str, Any]) -> Facts:
 
 
 def actions(numbers: int) -> Facts:
-    """Return an entry for the number of action values, or no entry if the number is 0."""
+    """Return an entry for the action values per latent frame, or no entry if there are none."""
     return {"actions": f"{numbers} numbers for each latent frame"} if numbers else {}
 
 

@@ -31,7 +31,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare evaluations and print a table, and return the exit status."""
+    """Compare evaluations, print a table, and return the exit status."""
     from video_vq.evaluation.compare_evaluations import compare_evaluations
     from video_vq.evaluation.feature_network import load_feature_network
     from video_vq.report.evaluation_table import as_json, as_latex, as_markdown

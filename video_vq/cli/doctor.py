@@ -22,7 +22,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the checks, print the results, and return 1 if a check failed."""
+    """Run the checks, print the results, and return 1 if a check failed, else 0."""
     from video_vq.inspect.checkup import checkup
 
     checks = checkup(arguments.fetch_weights, arguments.st_lpips)

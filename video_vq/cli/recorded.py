@@ -22,8 +22,8 @@ MAX_THREADS = 4096
 def go_on_as_recorded(out: Path) -> None:
     """Set the precision and number of threads recorded in a folder, unless others are requested.
 
-    Environment variables request other values; `accelerate launch` always sets these variables, to
-    precision "no" and one thread without flags.
+    Environment variables request other values; `accelerate launch` always sets these variables, by
+    default to precision "no" and one thread.
 
     Args:
         out: run folder, store or folder of scores, finished or not; the folder may be missing.

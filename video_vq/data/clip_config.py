@@ -19,7 +19,7 @@ class ClipConfig:
         num_frames: number of frames in a clip.
         stride: number of video frames from one frame of a clip to the next.
         windows: rule that chooses a video's clips in each epoch: "random" for `clips_per_video`
-            clips, drawn anew in each epoch, with every start equally likely; "uniform" for
+            clips, redrawn in each epoch, with every start equally likely; "uniform" for
             `clips_per_video` clips (fewer if there are fewer possible starts), evenly spaced from
             the video's beginning to its end, or in the middle for a single clip; "all" for the
             clips that start at frames 0, hop, 2·hop, …

@@ -25,8 +25,8 @@ class ClipItem(NamedTuple):
         label: index into the dataset's `classes`; −1 if the clip has no class.
         video: index into the store's `videos`.
         first_frame: index of the clip's first frame in the video.
-        arrays: the store's per-frame arrays by name (such as `actions` and `poses`), float32 t ...;
-            empty if the store has none.
+        arrays: the clip's rows of the store's per-frame arrays, float32 t ..., by name (such as
+            `actions` and `poses`); empty if the store has none.
     """
 
     clip: Any
@@ -96,7 +96,7 @@ class ClipDataset(Dataset[ClipItem]):
             frame.
         windows: rule that chooses a video's clips: "all" for a clip every `hop` frames; "uniform"
             for `clips_per_video` evenly spaced clips; "random" for `clips_per_video` clips with
-            random starts, drawn anew for each epoch (`set_epoch`).
+            random starts, redrawn for each epoch (`set_epoch`).
         clips_per_video: number of clips per video, for "uniform" and "random".
         hop: number of frames from one clip's start to the next, for "all"; None for clips without
             overlap.
@@ -110,8 +110,8 @@ class ClipDataset(Dataset[ClipItem]):
         classes: names of the classes, which `label` indexes.
 
     Raises:
-        InputError: the store or split does not exist, no video is long enough, or the arguments
-            are invalid or inconsistent.
+        InputError: the store cannot be used, the split has no videos, no video is long enough, or
+            the arguments are invalid or inconsistent.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class TokenDataset(Dataset[TokenItem]):
     Args:
         store: token store, or the path of a token store.
         split: "train", "val" or "test"; None for all grids.
-        transform: function that is applied to each grid, int64 t h w; None for no change.
+        transform: function that is applied to each grid, int64 t h w *level; None for no change.
 
     Attributes:
         store: the token store.
@@ -199,7 +199,7 @@ class TokenDataset(Dataset[TokenItem]):
         grid_thw: number of latent frames, rows and columns of a grid.
 
     Raises:
-        InputError: the store or split does not exist.
+        InputError: the store cannot be used, or the split has no tokens.
     """
 
     def __init__(

@@ -23,7 +23,8 @@ def token_dataset(path: str | Path, split: str | None = None, cache_dir: str | N
             cache. A store whose contents have changed is read again.
 
     Raises:
-        InputError: `datasets` is not installed, or the store is missing or damaged.
+        InputError: `datasets` is not installed, the store cannot be used, or the split has no
+            tokens.
     """
     store = TokenStore(path)
     try:

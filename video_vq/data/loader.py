@@ -54,7 +54,7 @@ class FlatTokens(NamedTuple):
 def blank_tokens(
     header: TokenHeader, number: int, device: torch.device | None = None
 ) -> FlatTokens:
-    """Return zeros in a store's shapes, for measuring memory use or testing compilation."""
+    """Return all-zero inputs with a store's shapes, to measure memory use or test compilation."""
     tokens = (number, math.prod(header.grid_thw), *header.token_shape[3:])
     actions = torch.zeros(number, *header.actions_shape, device=device)
     return FlatTokens(
@@ -117,7 +117,7 @@ def _collate_clips(items: list[tuple[np.ndarray, int]]) -> ClipBatch:
 
 
 def _leave_stopping_to_the_trainer(worker: int) -> None:
-    """Ignore stop signals, as a signal to the process group must not end a worker in mid-step."""
+    """Ignore SIGINT and one SIGTERM, so that a signal to the process group ends no worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The first SIGTERM is sent to the process group; the second comes from PyTorch's clean-up, and
     # ends the worker.

@@ -149,7 +149,7 @@ class EpochClips:
         )
 
     def all(self) -> list[Window]:
-        """Return the windows of all items in the first epoch, in order."""
+        """Return the windows of all items in order, as in an unshuffled first epoch."""
         return [self(item, item) for item in range(len(self))]
 
 

@@ -1,4 +1,4 @@
-"""Checks that this machine has everything that video-vq needs, and advises how to fix problems."""
+"""Checks that this machine has everything that video-vq needs, with advice on fixing problems."""
 
 import importlib.metadata
 import os

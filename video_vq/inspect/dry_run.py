@@ -35,14 +35,14 @@ from video_vq.training.training_config import (
 
 
 class Plan(NamedTuple):
-    """A planned training run: the settings, the figures by name, and the lines of a description."""
+    """A planned training run: the settings, the numbers by name, and the lines of a description."""
 
     config: dict[str, Any]
     numbers: dict[str, Any]
     lines: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings and the figures as JSON."""
+        """Return the settings and the numbers as JSON."""
         return {"config": self.config, **self.numbers}
 
     def text(self) -> str:
@@ -209,10 +209,10 @@ def _plan(
     activations: int,
     time: MeasuredTime | None,
 ) -> Plan:
-    """Return a plan, adding the figures that tokenizer and prior training have in common.
+    """Return a plan, adding the numbers that tokenizer and prior training have in common.
 
     Args:
-        numbers: figures that are specific to the model.
+        numbers: numbers that are specific to the model, by name.
         lines: description lines that are specific to the model.
         activations: number of bytes that are saved for the backward pass of one micro-batch.
         time: measured duration; None if the duration was not measured.

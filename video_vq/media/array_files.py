@@ -46,11 +46,11 @@ class ArrayHeader(NamedTuple):
     Attributes:
         member: name of the array; "" in a .npy file.
         dtype: stored type of the values; bfloat16 is stored as uint16.
-        shape: shape of the array, without axes of length 0.
+        shape: shape of the array, with at least one axis; no axis has length 0.
         fortran: whether the values are in Fortran order, with the first axis innermost.
         offset: offset of the values in bytes, within the file or within a compressed member.
         packed: whether the zip member that contains the array is compressed.
-        type_name: name of the type, for messages.
+        type_name: name of the type, which tells bfloat16 from uint16.
     """
 
     member: str
@@ -82,7 +82,7 @@ def read_headers(path: Path) -> ArrayHeaders:
     """Return the headers of the arrays in a file.
 
     Raises:
-        UnreadableVideoError: the file is damaged.
+        UnreadableVideoError: the file cannot be read, is damaged or exceeds a limit.
     """
     return _headers(path, *signature(path))
 
@@ -91,8 +91,8 @@ def map_array(path: Path, header: ArrayHeader) -> np.ndarray:
     """Return the memory-mapped values of an array; a compressed member is first copied to disk.
 
     Raises:
-        UnreadableVideoError: the compressed member is damaged.
-        InputError: there is no disk space for the copy.
+        UnreadableVideoError: the file cannot be read, or the compressed member is damaged.
+        InputError: the copy cannot be written, for example because the disk is full.
     """
     return _mapped(path, header, *signature(path))
 

@@ -103,7 +103,7 @@ def videos_at(address: Address, layout: str | None) -> FileVideos:
     """Return the arrays in a file that contain videos, or only the array that an address names.
 
     Raises:
-        UnreadableVideoError: the file is damaged, or contains no videos or too many videos.
+        UnreadableVideoError: as for `read_headers`; or there are no videos, or too many.
     """
     file = address.file
     headers = read_headers(file)
@@ -136,7 +136,7 @@ def one_video(path: Path, address: Address, layout: str | None) -> tuple[ArrayVi
     The index is None if the array has no batch axis.
 
     Raises:
-        UnreadableVideoError: the path names no video, or several videos.
+        UnreadableVideoError: as for `videos_at`; or the path names no video, or several.
     """
     found = videos_at(address, layout).arrays
     array, number = found[0], address.number
@@ -157,8 +157,8 @@ def one_video(path: Path, address: Address, layout: str | None) -> tuple[ArrayVi
 def layout_of(shape: tuple[int, ...], layout: str | None) -> str:
     """Return letters for the axes of an array.
 
-    A known layout fits if frames are at least 8x8 and have 3 channels, or, if no such layout
-    exists, 1 channel.
+    A known layout fits if frames are at least 8x8 and have 3 channels, or 1 channel if no layout
+    with 3 channels fits.
 
     Args:
         layout: layout named by the user; None to infer a layout from the shape.
@@ -201,7 +201,7 @@ def find_values(arrays: Iterable[ArrayVideos]) -> tuple[Values, str] | None:
         The name of the range and the note; None if there are no float arrays.
 
     Raises:
-        InputError: values are not finite, or fit none of the ranges.
+        InputError: an array cannot be read, or values are not finite or fit none of the ranges.
     """
     edges = [
         (array, *_extremes(array.file, array.header, *signature(array.file)))
@@ -254,7 +254,7 @@ class ArrayVideo:
         path: path of the video, which ends with the address.
 
     Raises:
-        UnreadableVideoError: the address names no video, or several videos.
+        UnreadableVideoError: as for `one_video` and `map_array`.
         InputError: the value range cannot be inferred.
     """
 
@@ -286,7 +286,7 @@ class ArrayVideo:
         """Return the video's properties, found from the array's shape.
 
         Raises:
-            UnreadableVideoError: the frames are too large, or there are too many frames.
+            UnreadableVideoError: the frames, their number or their total size exceed the limits.
         """
         num_frames, height, width, _ = self._frames.shape
         if height * width > limits.max_pixels:

@@ -30,8 +30,8 @@ class CodecFacts(NamedTuple):
     Attributes:
         title: usual name of the codec.
         encoder: FFmpeg's name for the encoder.
-        options: encoder options: a slow preset, tuned for the squared error, by which the best
-            frame size is also chosen.
+        options: encoder options, tuned for a small squared error; the best form is chosen by the
+            same criterion.
         qualities: best and worst quality (crf).
         pixels: pixel formats to try, with color at full size or at half the height and width.
         pictures: NAL or OBU types of coded pictures; all other types are headers.
@@ -236,7 +236,7 @@ def _is_scaled(form: Form, size_hw: tuple[int, ...]) -> bool:
 
 
 def _scaler() -> int:
-    """Return swscale's exact bicubic filter, with color interpolated rather than repeated."""
+    """Return swscale's flags for exact bicubic scaling with color interpolated, not repeated."""
     from av.video.reformatter import Interpolation as Scale
 
     return Scale.BICUBIC | Scale.ACCURATE_RND | Scale.FULL_CHR_H_INT | Scale.FULL_CHR_H_INP

@@ -75,8 +75,9 @@ class FrameStream:
         handed_over: reason why PyAV took over from decord; None if PyAV did not take over.
 
     Raises:
-        UnreadableVideoError: a frame cannot be decoded, the frame size changes, or there are more
-            frames than the limits allow.
+        UnreadableVideoError: there is no frame, a frame cannot be decoded, the frame size changes,
+            or the frames exceed the limits.
+        InputError: decord is requested, but not installed.
     """
 
     def __init__(self, info: VideoInfo, decoder: Decoder = "pyav", limits: Limits = DEFAULT_LIMITS):
@@ -247,7 +248,7 @@ class ToRgb:
         return frame.width, frame.height, frame.format.name
 
     def takes(self, frame: "av.VideoFrame") -> bool:
-        """Return whether a frame has the size and pixel format of the first frame."""
+        """Return whether a frame has the size and pixel format for which the graph was made."""
         return self._key_of(frame) == self._key
 
     def __call__(self, frame: "av.VideoFrame") -> UInt8[np.ndarray, "h w 3"]:

@@ -90,8 +90,8 @@ def write_frames(
         fps: frames per second.
 
     Raises:
-        InputError: the suffix is unknown, the frame rate is out of range, or the file cannot be
-            written.
+        InputError: the suffix is unknown, the frame rate is out of range, there is no frame, or the
+            file cannot be written.
     """
     path = Path(path)
     form, rate = _format(path, None, None), _rate(path, fps)

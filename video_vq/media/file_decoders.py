@@ -48,7 +48,7 @@ class DecodedFile(NamedTuple):
 
 
 class FileDecoders:
-    """Decodes files in the order given; use as a context manager.
+    """Decodes files ahead of time in several processes; use as a context manager.
 
     Memory use does not depend on the files. The system's temporary folder contains the frames of at
     most `num_workers` + 1 files at a time; no frames remain there, even if processes are killed.
@@ -82,7 +82,7 @@ class FileDecoders:
         self._workers.close()
 
     def decode(self, files: Iterable[FileToDecode]) -> Iterator[DecodedFile | UnreadableVideoError]:
-        """Yield each file's frames, or an error with the reason why the file is unusable, in order.
+        """Yield, in order, each file's frames or an error that states why the file is unusable.
 
         Raises:
             InputError: the disk is full, the storage does not respond, the system kills workers
@@ -102,7 +102,7 @@ class FileDecoders:
                 future.cancel()
 
     def _decode(self, file: FileToDecode) -> DecodedFile | UnreadableVideoError:
-        """Decode one file in a worker thread; retry once if the child process dies."""
+        """Decode one file in a worker thread; retry if the child process dies (see `Deaths`)."""
         job = {**file._asdict(), "recipe": self._recipe.to_json()}
         deaths = Deaths(self._stall_seconds)
         while isinstance(found := self._attempt(file, job), Death):

@@ -88,7 +88,7 @@ class VideoFinder:
             self.notes.append(f"{name}: no videos, and ignored: {told}{more}")
 
     def add_named(self, name: str) -> int | str:
-        """Return the size of a video that a table names, or the reason why it is unusable."""
+        """Return the size in bytes of a video named in a table, or why the video is unusable."""
         path, real_root = self.root / name, os.path.realpath(self.root)
         try:
             address = parse_address(path)

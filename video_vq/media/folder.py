@@ -110,7 +110,8 @@ def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
         root: path of a folder or an array file, or address of videos in an array file.
 
     Raises:
-        InputError: there is no video in the folder, or a setting is wrong.
+        InputError: there are no videos, two videos have the same name, float values fit no range,
+            or a setting is wrong or not needed.
     """
     group_of = grouping(settings)
     found = _find(root, settings)

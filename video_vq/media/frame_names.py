@@ -77,7 +77,7 @@ class Numbering:
         return None
 
     def gaps(self) -> str | None:
-        """Return a note on missing numbers; None if no number is missing, or if that is unknown."""
+        """Return a note on missing numbers; None if there are none or they cannot be determined."""
         if self._odd_one is not None or len(self.changing) != 1:
             return None
         (place,) = self.changing
@@ -165,8 +165,8 @@ def names_in(folder: Path) -> tuple[Sequence[str], Numbering]:
     """Return the frame names of a folder that contains one video, in order, and the numbering.
 
     Raises:
-        UnreadableVideoError: the folder contains no images, or the images are not numbered like the
-            frames of one video.
+        UnreadableVideoError: the folder cannot be listed or contains no images, or the images are
+            not numbered like the frames of one video.
     """
     numbering = Numbering()
     for name in pictures_in(folder):

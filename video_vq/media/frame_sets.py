@@ -31,7 +31,8 @@ class FrameSet:
             `video`.
 
     Raises:
-        UnreadableVideoError: the folder contains no frames, or the frames cannot be ordered.
+        UnreadableVideoError: the folder cannot be listed or contains no frames, or the frames
+            cannot be ordered.
     """
 
     def __init__(self, path: Path, reading: Reading):
@@ -62,7 +63,8 @@ class FrameSet:
         """Return the video's properties, found from the names and the first frame.
 
         Raises:
-            UnreadableVideoError: there are too many frames, or the first frame cannot be decoded.
+            UnreadableVideoError: the video exceeds the limits, the first frame cannot be decoded,
+                or a file cannot be read.
         """
         if len(self._names) > limits.max_frames:
             raise UnreadableVideoError(

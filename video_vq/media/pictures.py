@@ -17,8 +17,9 @@ def read_picture(path: Path, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
     """Return an image as RGB, rotated according to its EXIF orientation.
 
     Raises:
-        UnreadableVideoError: the image is damaged, too large, animated, transparent, or not 8-bit
-            gray, palette or RGB; the reason names the file.
+        UnreadableVideoError: the file is not a regular JPEG, PNG or WebP file, or the image is
+            damaged, too large, animated, transparent, or not gray, palette or RGB of at most 8 bits
+            per channel; the reason names the file.
     """
     from PIL import Image, ImageOps
 
@@ -58,7 +59,7 @@ def read_picture(path: Path, limits: Limits) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _png_bits(path: Path) -> int:
-    """Return the bits per channel of a PNG file, as Pillow silently reduces 16-bit color to 8."""
+    """Return the bits per channel of a PNG file; Pillow silently reduces 16-bit color to 8 bits."""
     with open(path, "rb") as file:
         start = file.read(25)
     if start[12:16] != b"IHDR":

@@ -25,7 +25,7 @@ BYTES_PER_CPU_SECOND = 50_000_000
 
 Stage = Literal["read", "decode"]
 Watch = Callable[[Stage, float], None]
-"""Called at each stage of a file: what begins, and the processor seconds that it may take."""
+"""Called when a stage of a file begins, with the stage and its limit on CPU time in seconds."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class FrameRecipe:
         limits: limits on the size of a video.
         cpu_seconds: CPU time in seconds that a video may take, in addition to time proportional to
             the video's size.
-        decoder: decoder to try first, which does not affect the frames.
+        decoder: decoder to try first, which does not affect the frames of undamaged videos.
         reading: settings for reading frame folders and arrays.
     """
 
@@ -59,7 +59,7 @@ class FrameRecipe:
         return {**plan, "resize": METHOD, "frames_version": version}
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields as JSON; see `from_json`."""
+        """Return the fields as JSON, without `reading` if it is the default; see `from_json`."""
         told = {**asdict(self), "size_hw": list(self.size_hw), "reading": self.reading.to_json()}
         if self.reading == USUAL:  # as in files written before this field existed
             del told["reading"]

@@ -124,8 +124,9 @@ def probe(path: str | Path, limits: Limits = DEFAULT_LIMITS) -> VideoInfo:
     """Read a video's header, first frame and packets, and return its properties.
 
     Raises:
-        UnreadableVideoError: the file is not a video, has no video track, is truncated, exceeds the
-            limits, or is rotated by an angle that is not a multiple of 90 degrees.
+        UnreadableVideoError: the file is not a video, has no video track, is truncated, cannot be
+            decoded, exceeds the limits, or is rotated by an angle that is not a multiple of 90
+            degrees.
     """
     path = Path(os.path.abspath(path))
     with opened(path, limits) as (container, stream):

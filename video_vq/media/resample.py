@@ -25,6 +25,7 @@ def frames_at_rate(info: VideoInfo, fps: float, limits: Limits = DEFAULT_LIMITS)
     Raises:
         UnreadableVideoError: the file has neither timestamps nor a frame rate, or the result would
             have more frames than the limits allow.
+        ValueError: `fps` is not above 0.
     """
     target = Fraction(fps).limit_denominator(1001)
     if target <= 0:

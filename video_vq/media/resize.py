@@ -1,8 +1,8 @@
 """Scales frames to cover a size and crops the center, with the same bytes on every machine.
 
 Pillow's bicubic filter is antialiased (the support grows with the reduction factor) and computed in
-fixed point, so the result does not depend on the processor. If frames shrink by a factor of more
-than 6, whole blocks of pixels are averaged first, and the filter shrinks by a factor of at least 3.
+fixed point, so the result does not depend on the processor. If frames shrink by a factor of 6 or
+more, whole blocks of pixels are averaged first; the filter then shrinks by a factor of at least 3.
 """
 
 import functools
@@ -24,7 +24,7 @@ def crop_box(
     Edges may lie between pixels.
 
     Args:
-        pixel_aspect: width of a pixel divided by its height, as shown; 32/27 for 16:9 PAL.
+        pixel_aspect: width of a pixel divided by its height, as shown; 32/27 for 16:9 NTSC.
     """
     height, width = size_hw
     target_height, target_width = target_hw

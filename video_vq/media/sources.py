@@ -41,8 +41,9 @@ def source_of(path: str | Path, reading: Reading = USUAL) -> VideoSource:
     """Return the video at a path.
 
     Raises:
-        UnreadableVideoError: the path is a pickle, a folder that does not contain exactly one
-            video, or an array file that does not contain exactly one video.
+        UnreadableVideoError: the path is a pickle, or a folder or an array file that does not
+            contain exactly one readable video.
+        InputError: the value range of an array cannot be inferred.
     """
     path = Path(os.path.abspath(path))
     address = parse_address(path)
@@ -71,6 +72,6 @@ def probe_video(
     """Return the properties of a video of any kind, without decoding all frames.
 
     Raises:
-        UnreadableVideoError: as for `source_of` and `probe`.
+        InputError: as for `source_of` and `probe`.
     """
     return source_of(path, reading).probe(limits)

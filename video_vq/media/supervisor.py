@@ -1,4 +1,4 @@
-"""The parent's side of decoding processes, which are limited, watched and replaced if they die.
+"""The parent's side of decoding processes: watches them, and replaces them if they die.
 
 If processes die, hang or exceed the CPU time limit twice on the same video, the video is unusable.
 Jobs and reports are JSON, one object per line; see `serve` in `media/child.py`.
@@ -157,6 +157,7 @@ class Supervisor:
             InputError: this or an earlier process failed for a reason unrelated to a video; no more
                 jobs are started.
             RuntimeError: the process raised an unexpected error.
+            CancelledError: the supervisor has been closed.
         """
         if self._refusal is not None:
             raise self._refusal
@@ -224,7 +225,10 @@ class _Child:
             on_video(report)
 
     def _next_report(self) -> Any:
-        """Return the next report, None after the last report, or the state of a stalled process."""
+        """Return the next report, None after the last report, or the state of a stalled process.
+
+        A stalled process is killed.
+        """
         assert self._process.stdout is not None
         output = self._process.stdout.fileno()
         used, since = 0.0, time.monotonic()

@@ -20,7 +20,7 @@ class LeftOut(NamedTuple):
 
 
 class FoundFrames:
-    """A summary of one video's frames, updated while the frames are found.
+    """A summary of one video's frames, updated as frames are found.
 
     Attributes:
         num_bytes: total size of the frames in bytes.
@@ -49,7 +49,7 @@ class Tree:
     Attributes:
         files, arrays: name and size of each video file, and of each array file.
         frames: summary of each video's frames, by the video's name.
-        left_out: unusable files, by kind.
+        left_out: unusable files ("files", "arrays") and links to folders ("links").
         num_pickles: number of files with a pickle extension.
         num_unmatched: number of image files whose names do not match `frame_names`.
 
@@ -121,7 +121,7 @@ class Tree:
 
 
 def walk(root: Path) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Yield each entry of a tree that is not hidden, with the folder's path below the root.
+    """Yield each non-hidden entry of a tree, with the path of its folder relative to the root.
 
     Raises:
         InputError: a folder cannot be listed; skipping the folder would silently lose videos.

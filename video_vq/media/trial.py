@@ -28,7 +28,7 @@ def try_decoder(decoder: Decoder) -> str:
     """Test a decoder in a separate process; return the versions of the decoder's FFmpeg libraries.
 
     Raises:
-        InputError: the decoder crashed, hung, or returned wrong frames.
+        InputError: the decoder crashed, hung, raised an error or returned wrong frames.
     """
     command = (sys.executable, "-c", "from video_vq.media.trial import main; main()")
     with Supervisor(command, 1, MAX_SECONDS) as workers:
@@ -75,7 +75,7 @@ def _decode(decoder: Decoder) -> None:
 
 
 def _versions(decoder: Decoder) -> dict[str, Any]:
-    """Return the FFmpeg versions that a decoder has loaded, which are known after decoding."""
+    """Return the FFmpeg versions that a decoder has loaded, which are known only after decoding."""
     if decoder == "pyav":
         import av
 

@@ -16,7 +16,7 @@ LOCAL_BYTES = 30  # size of the header before a member's name and bytes
 
 
 def overlap(members: Iterable[zipfile.ZipInfo], directory: int) -> str | None:
-    """Return a description of the problem if members share bytes, as in a zip bomb; else None.
+    """Return the problem if members overlap, as in a zip bomb, or reach the directory; else None.
 
     Args:
         directory: offset of the archive's directory in bytes.

@@ -121,7 +121,7 @@ class Pictures(NamedTuple):
 
 
 class Charts(NamedTuple):
-    """Small SVG charts from `charts.line_chart`, a description, and a note on omitted curves."""
+    """Small SVG charts from `line_chart`, with a heading, a note, and a text on omitted curves."""
 
     items: tuple[Markup, ...]
     heading: str = ""

@@ -80,7 +80,7 @@ def short(value: float) -> str:
 
 
 def _legend(lines: Sequence[Line]) -> Markup:
-    """Return a legend with colored line names, or the number of lines if there are too many."""
+    """Return a legend: colored names, the number of lines if there are many, or "" for one line."""
     if len(lines) == 1:
         return Markup("")
     names = [
@@ -136,7 +136,7 @@ def _thinned(points: Points) -> list[tuple[float, float]]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return three to six round values that enclose a range."""
+    """Return two to six round values that enclose a range."""
     span = (high - low) or abs(high) or 1.0
     step = 10.0 ** math.floor(math.log10(span / 3))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (factor * step) <= 4)

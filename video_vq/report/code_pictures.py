@@ -66,7 +66,7 @@ def as_clip(
 
 
 def usage_map(counts: Integer[np.ndarray, " k"], name: str) -> Picture:
-    """Return an image of code frequencies, with one cell per code in row-major order.
+    """Return an image of code frequencies in row-major order; a cell may stand for several codes.
 
     Args:
         counts: number of tokens with each code.

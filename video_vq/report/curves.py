@@ -107,7 +107,8 @@ class CurveGroup(NamedTuple):
 def grouped(curves: Mapping[str, Points]) -> Iterator[CurveGroup]:
     """Yield the groups of logged metrics (such as `loss/…`), with the groups in `GROUPS` first.
 
-    Charts in which no line ever changes are replaced by text with the last values.
+    Charts in which no line ever changes are replaced by text with the last values. Of the metrics
+    `time/…`, only those in `WALL_CLOCK` are included.
     """
     shown = {
         name: points

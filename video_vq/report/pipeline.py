@@ -202,7 +202,7 @@ def _flags(values: Any, names: dict[str, str]) -> list[str]:
 
 
 def _joined(program: Sequence[str], words: Sequence[str]) -> str:
-    """Return a shell command with line breaks before flags, or "" if there are no words."""
+    """Return a shell command with long lines broken before flags, or "" if there are no words."""
     if not words:
         return ""
     first, *rest = _parts([*program, *words])

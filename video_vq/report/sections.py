@@ -130,7 +130,7 @@ def codebook(parts: Parts, films: Films) -> list[Section]:
 
 
 def curves(parts: Parts, films: Films) -> list[Section]:
-    """Return sections with the model details and the most informative curves of each run."""
+    """Return sections with the model details and the validation and loss curves of each run."""
     return [
         Section(f"Training: {_kind(run, parts)}", (*_model(run), *_curves(run, True)))
         for run in parts.runs

@@ -188,6 +188,7 @@ def video_sections(
 
     Raises:
         UnreadableVideoError: the video cannot be decoded.
+        InputError: the video is too short for the painter's tokenizer.
     """
     info = probe_video(path, reading)
     strips: list[Block] = [Text(SLOWED), FilmStrip("", (_film_of(info, path.name, films),))]
@@ -219,10 +220,10 @@ def _tokenized(info: VideoInfo, painter: CodePainter, films: Films) -> Film:
 
 
 def folder_sections(path: Path, films: Films, reading: Reading) -> list[Section]:
-    """Return the sections of a video folder's page, which shows evenly spaced videos.
+    """Return the sections of a video folder's page, which shows videos evenly spaced in its list.
 
     Raises:
-        InputError: the folder cannot be listed.
+        InputError: as for `list_videos`.
     """
     found = list_videos(path, FolderSettings(reading=reading))
     videos = found.videos

@@ -143,7 +143,8 @@ class RawClips:
         max_skipped: maximum fraction of unusable videos; None for the list's own limit.
 
     Raises:
-        InputError: the list is damaged, or was made by a version that produces different frames.
+        InputError: the list is damaged or was made by a version that produces different frames, or
+            the decoder is not installed.
     """
 
     num_action_dims = 0
@@ -230,7 +231,7 @@ def too_short(data: Path, chosen: ClipConfig) -> str:
 
 
 def _recipe_of(path: Path, raw: RawVideos) -> FrameRecipe:
-    """Return the recipe of a list, which must match the list's plan and this program.
+    """Return the recipe of a list; the recipe must match the list's plan and this program.
 
     Raises:
         InputError: the recipe is damaged or does not match, or the decoder is not installed.
@@ -263,7 +264,7 @@ def require_data(path: Path, extensions: tuple[str, ...] | None = None) -> None:
     """Reject data other than a clip store, a list of raw videos, or videos, without loading torch.
 
     Raises:
-        InputError: the data are something else; the message says what was found and expected.
+        InputError: the data are damaged or something else; the message says what was found.
     """
     if is_raw(path):
         read_raw_videos(path)

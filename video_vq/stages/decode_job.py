@@ -1,4 +1,4 @@
-"""A decoding job, and the settings that determine its bytes. This module does not import torch."""
+"""A decoding job, with its plan and its finished store. This module does not import torch."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class DecodeJob:
 
 
 def finished_clips(job: DecodeJob) -> ClipStore | None:
-    """Return a finished job's clip store, or None if the job is unfinished; see `sealed_plan`."""
+    """Return a job's clip store if finished with the job's plan, else None; see `sealed_plan`."""
     plan = sealed_plan(job.out)
     if plan is None:
         return None

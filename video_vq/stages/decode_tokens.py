@@ -21,7 +21,8 @@ def decode_store(accelerator: Accelerator, job: DecodeJob) -> ClipStore:
     """Decode the grids of a token store to clips; a repeated call resumes an interrupted run.
 
     Raises:
-        InputError: the tokens were made with a different tokenizer.
+        InputError: the tokens or the tokenizer are missing or damaged, or do not match; or as for
+            `fill_clip_store`.
     """
     tokenizer = VideoTokenizer.from_pretrained(job.tokenizer, device=accelerator.device)
     store = TokenStore(job.tokens)
@@ -60,7 +61,7 @@ def _video(store: TokenStore, row: int) -> Video:
 def decode_grids(
     accelerator: Accelerator, tokenizer: VideoTokenizer, grids: torch.Tensor, batch_size: int
 ) -> np.ndarray:
-    """Decode integer grids n t h w to uint8 clips n t h w 3, in batches of `batch_size`.
+    """Decode integer grids n t h w *level to uint8 clips n t h w 3, in batches of `batch_size`.
 
     A short batch is padded, so that a clip's bytes do not depend on the number of clips in the
     batch.

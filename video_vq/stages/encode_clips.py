@@ -83,8 +83,8 @@ def open_encoder(job: EncodeJob, accelerator: Accelerator, owner: bool) -> Encod
         owner: whether this process opens the token store first (see `ShardFolder`).
 
     Raises:
-        InputError: the data or the tokenizer is missing or damaged, or the frame size does not fit
-            the tokenizer.
+        InputError: the data or the tokenizer is missing, damaged or unsuitable, the data have
+            changed since encoding began, or the output folder contains something else.
     """
     tokenizer = VideoTokenizer.from_pretrained(job.tokenizer, device=accelerator.device)
     identity = TokenizerIdentity(tokenizer.config, tokenizer.facts, tokenizer.hash)
@@ -121,8 +121,8 @@ def encode_clips(
         engine: function that encodes this rank's shards.
 
     Raises:
-        InputError: the data or the tokenizer is missing or damaged, the frame size does not fit the
-            tokenizer, or too many raw videos cannot be used.
+        InputError: as for `open_encoder`; or too many raw videos cannot be used, or no video yields
+            a clip.
     """
     with main_process_first(accelerator):
         encoder = open_encoder(job, accelerator, owner=accelerator.is_main_process)

@@ -115,7 +115,7 @@ def _settings(clips: ClipConfig) -> dict[str, Any]:
 
 
 def finished_tokens(job: EncodeJob) -> TokenStore | None:
-    """Return a finished job's token store, or None if the job is unfinished; see `sealed_plan`."""
+    """Return a job's token store if finished with the job's plan, else None; see `sealed_plan`."""
     plan = sealed_plan(job.out)
     if plan is None:
         return None

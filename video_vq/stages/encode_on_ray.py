@@ -27,8 +27,7 @@ def encode_on_ray(make_accelerator: Callable[[], Accelerator], job: EncodeJob) -
         job: the encoding job, whose paths must be accessible from every machine.
 
     Raises:
-        InputError: as for `encode_clips`; or Ray is not installed, Ray workers die repeatedly, or
-            this process is one of several ranks.
+        InputError: as for `encode_clips` and `run_on_ray`; or this process is one of several ranks.
     """
     accelerator = make_accelerator()
     if accelerator.num_processes > 1:

@@ -43,7 +43,7 @@ def fill_clip_store(
 
     Args:
         accelerator: accelerator whose ranks share the shards.
-        doing: verb shown in the progress bar.
+        doing: description shown in the progress bar, such as "decoding".
         make: function that yields the clips with the given indices and advances the bar.
 
     Raises:

@@ -55,7 +55,8 @@ def read_actions(
     """Read actions from a clip store (a folder) or a file (.npy or .csv).
 
     Raises:
-        InputError: the prior was trained without actions, or the actions do not fit the prior.
+        InputError: the prior was trained without actions, or the actions cannot be read or do not
+            fit the prior.
     """
     _require_actions(str(path), prior)
     if path.is_dir():
@@ -115,7 +116,8 @@ def actions_of_file(
     """Read one sequence of actions for all samples (r d), or a sequence per sample (n r d).
 
     Raises:
-        InputError: the prior was trained without actions, or the actions do not fit the prior.
+        InputError: the prior was trained without actions, or the actions cannot be read or do not
+            fit the prior.
     """
     _require_actions(str(path), prior)
     facts, strides = tokenizer.facts, tokenizer.config.backbone.total_stride_thw

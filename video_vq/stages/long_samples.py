@@ -26,8 +26,8 @@ class LongSampler:
     A prior models clips of T latent frames. The tokenizer is causal, so the first latent frame of a
     clip covers a single frame and has no past. Each window must therefore be a clip, too: when the
     window slides by k latent frames, the last frame of old latent frame k is decoded, and encoded
-    alone as the new first latent frame. The T - 1 - k latent frames after old latent frame k keep
-    their tokens, and k new latent frames are drawn.
+    by itself as the new first latent frame. The T - 1 - k latent frames after old latent frame k
+    keep their tokens, and k new latent frames are drawn.
 
     No part of the key-value cache can be kept when the window slides, because position embeddings
     are learned for the latent frames of a clip, and all layers above the first depend on the

@@ -1,4 +1,4 @@
-"""Lists a folder of videos at every start, and refuses a folder that has changed in between.
+"""Lists a folder of videos at every start, and refuses one that has changed since encoding began.
 
 The list is stored in `parts/` of the token store while the tokens are made. Other ranks and cluster
 tasks read the stored list, so that only one process examines the files. A second start compares the
@@ -58,7 +58,7 @@ class FolderOptions:
 
 
 def is_folder_of_files(path: Path) -> bool:
-    """Return whether a path is an array file, or a folder but not a (finished or partial) store."""
+    """Return whether a path is an array file, or a folder that is no store, finished or not."""
     if is_array_file(path):
         return True
     if not path.is_dir() or (path / MANIFEST).exists() or plan_of(path) is not None:

@@ -42,8 +42,9 @@ def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
         accelerator: accelerator whose ranks share the shards, each of which is one batch.
 
     Raises:
-        InputError: the prior and the tokenizer do not match, the class is unknown, or the given
-            frames or actions do not fit the models.
+        InputError: the models or the given frames or actions are missing, damaged or do not match,
+            the class is unknown, or the number or length of the samples is impossible; or as for
+            `fill_clip_store`.
     """
     prior, tokenizer = load_pair(accelerator, job.prior, job.tokenizer)
     job = job.for_kind(prior.predicts)
@@ -98,8 +99,8 @@ def require_class(prior: AnyPrior, label: str | None) -> None:
     """Reject a class that is not among a prior's classes.
 
     Raises:
-        InputError: the class is unknown; the message lists all classes, and suggests a similar
-            class, if any.
+        InputError: the prior has no classes, or the class is unknown, in which case the message
+            lists all classes and suggests a similar class, if any.
     """
     classes = prior.facts.classes
     if label is None or label in classes:

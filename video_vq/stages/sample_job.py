@@ -139,7 +139,7 @@ class SampleJob(Drawing):
 
 
 def finished_samples(job: SampleJob) -> ClipStore | None:
-    """Return a finished job's clip store; None if the job is unfinished or cannot be checked.
+    """Return a job's clip store if it is known to be finished with the job's plan, else None.
 
     A job with given frames or actions cannot be checked here. A job with a missing mp4 file is
     unfinished: the command itself writes the file, under the lock.
@@ -186,7 +186,7 @@ def write_videos(store: ClipStore, folder: Path) -> None:
 
 
 def _even_frames(store: ClipStore, index: int) -> Iterator[UInt8[np.ndarray, "_ _ 3"]]:
-    """Yield a video's frames, cropped to an even height and width; reads a few at a time."""
+    """Yield a video's frames, cropped to an even height and width and read in chunks."""
     height, width = (side // 2 * 2 for side in store.frame_size_hw)
     total = store.videos[index].num_frames
     for start in range(0, total, FRAMES_AT_ONCE):

@@ -312,7 +312,8 @@ class ClipStore:
             stride: distance between the returned frames, in stored frames.
 
         Raises:
-            ValueError: the requested frames extend beyond the video.
+            ValueError: no frames are requested, or not all of them are inside the video.
+            InputError: the file that contains the frames is missing or damaged.
         """
         return self._rows("frames", index, start, num_frames, stride)
 
@@ -359,7 +360,7 @@ class ClipStore:
         return {**self.__dict__, "_maps": {}}
 
     def files(self) -> dict[str, str]:
-        """Return a mapping from the name of every file in the manifest to its SHA-256."""
+        """Return a mapping from the name of every file in the manifest to the file's SHA-256."""
         hashed = {SKIPPED: self._skipped_sha256}
         for shard, (_, hashes) in enumerate(self.shards):
             for name in ("frames", *self.arrays):

@@ -46,7 +46,7 @@ class _Held:
     Attributes:
         descriptor: descriptor of the lock file.
         made_folder: whether the folder was created for the lock.
-        count: how many times the lock was acquired and not yet released.
+        count: number of acquisitions that have not been released yet.
     """
 
     descriptor: int

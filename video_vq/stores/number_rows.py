@@ -1,4 +1,4 @@
-"""Reader of number rows, one per video frame, from .npy or .csv files."""
+"""Reader of tables of numbers, with one row per video frame, in .npy or .csv files."""
 
 import csv
 import os
@@ -23,8 +23,8 @@ def read_rows(path: Path, axes: tuple[int, ...] = (1, 2)) -> Float32[np.ndarray,
         axes: allowed numbers of axes in a .npy array.
 
     Raises:
-        ValueError: the file cannot be read or is not such a table, or a value is not a finite
-            float32; the message does not name the file.
+        ValueError: the file cannot be read, is too large or is not such a table, or a value is not
+            a finite float32; the message does not name the file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

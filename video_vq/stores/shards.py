@@ -111,7 +111,8 @@ class ShardFolder:
             the owner; the other ranks then open the folder with owner=False.
 
     Raises:
-        InputError: the folder contains other files, or a store with a different plan.
+        InputError: the path is a file, or the folder contains other files or a store with a
+            different plan.
     """
 
     def __init__(self, path: Path, plan: dict[str, Any], owner: bool = True):
@@ -165,7 +166,7 @@ class ShardFolder:
         return self.parts / f"shard-{shard:05d}.json"
 
     def is_committed(self, shard: int) -> bool:
-        """Return whether a shard's files and its record are on the disk."""
+        """Return whether a shard has been committed; in a complete store, every shard has."""
         return self.is_complete or self.record_path(shard).exists()
 
     @contextmanager

@@ -118,7 +118,7 @@ class TokenStoreWriter(ShardFolder):
             actions: actions n t a; None if the header has no actions.
             skipped: videos that could not be used.
             rates: mapping from video index to frames per second, for rates found by decoding.
-            notes: pairs (video id, note) that describe irregularities found in videos.
+            notes: remarks on irregular videos, each with the keys "id" and "note".
         """
         if tokens.shape[1:] != self.header.token_shape or rows.shape != (len(tokens), ROW):
             raise ValueError(
@@ -208,7 +208,7 @@ class TokenStore:
         header: properties that all grids share.
         videos: id, label, split, group and rate of each video that the rows index.
         num_skipped: number of raw videos that were skipped; `skipped.jsonl` lists them.
-        notes: pairs (video id, note) that describe irregularities found in raw videos.
+        notes: remarks on irregular raw videos, each with the keys "id" and "note".
 
     Raises:
         InputError: the store is missing, unfinished, of a different kind, or inconsistent.
@@ -281,7 +281,7 @@ class TokenStore:
         )
 
     def files(self) -> dict[str, str]:
-        """Return a mapping from the name of every file in the manifest to its SHA-256."""
+        """Return a mapping from the name of every file in the manifest to the file's SHA-256."""
         arrays = ("tokens", "rows", *(("actions",) if self.header.num_action_dims else ()))
         files = {
             f"{name}-{shard:05d}.npy": str(hashes.get(name))

@@ -18,7 +18,7 @@ class Video:
 
     Attributes:
         id: id of the video, unique in the store.
-        label: class name; None if the data have no classes.
+        label: class name; None for a video without a class.
         split: train, val or test.
         group: name of the video's group; near-duplicates form a group, which shares a split.
         num_frames: number of decoded frames.
