@@ -133,7 +133,8 @@ def _file(path: Path, reading: Reading) -> Found | None:
         return "a video in an array", _describe_video(path, reading)
     if address is not None and (address.member is not None or reading != USUAL):
         return "arrays of videos", _describe_videos(path, reading)
-    if path.suffix == ".npy":
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
         array = np.lib.format.open_memmap(path, mode="r")
         inside = _inside(path)
         if not inside and array.ndim >= 4:
@@ -141,13 +142,13 @@ def _file(path: Path, reading: Reading) -> Found | None:
                 return "arrays of videos", _describe_videos(path, reading)
         size = {"dtype": str(array.dtype), "bytes": path.stat().st_size}
         return "an array", {"shape": times(array.shape), **size, **inside}
-    if path.suffix == ".safetensors":
+    if suffix == ".safetensors":
         return "tensors", {**describe_tensors(path), **_inside(path)}
-    if path.suffix == ".npz":
+    if suffix == ".npz":
         return "arrays of videos", _describe_videos(path, reading)
-    if path.suffix.lower() in VIDEO_SUFFIXES:
+    if suffix in VIDEO_SUFFIXES:
         return "a video", _describe_video(path, reading)
-    if path.suffix not in (".json", ".jsonl"):
+    if suffix not in (".json", ".jsonl"):
         return None
     folder = path.parent.parent if path.parent.name == PARTS else path.parent
     found = _written(folder)

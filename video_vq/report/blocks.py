@@ -4,7 +4,7 @@ import base64
 import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,10 +13,17 @@ from markupsafe import Markup
 from video_vq.media.encode import encode_mp4, tile
 
 Clip = UInt8[np.ndarray, "t h w 3"]
+Item = TypeVar("Item")
 
 TILE_PIXELS = 144  # approximate height of a clip on the page
 GAP, GREY = 2, 140  # gap between clips in pixels; gray level visible on both white and black
 DEFAULT_FPS = 8.0
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Return at most `most` items, evenly spaced from the first to the last."""
+    last, count = len(items) - 1, min(len(items), most)
+    return [items[number * last // max(1, count - 1)] for number in range(count)]
 
 
 class Text(NamedTuple):

@@ -33,6 +33,7 @@ from video_vq.report.blocks import (
     Text,
     difference,
     named,
+    spread,
 )
 from video_vq.report.charts import Line, line_chart
 from video_vq.report.code_pictures import as_clip
@@ -228,7 +229,7 @@ def folder_sections(path: Path, films: Films, reading: Reading) -> list[Section]
     found = list_videos(path, FolderSettings(reading=reading))
     videos = found.videos
     items, problems = [], []
-    for video in videos[:: max(1, len(videos) // SHOWN)][:SHOWN]:
+    for video in spread(videos, SHOWN):
         try:
             info = probe_video(found.root / video.name, found.reading)
             items.append(_film_of(info, video.name, films))

@@ -18,6 +18,7 @@ from video_vq.report.blocks import (
     Section,
     Text,
     named,
+    spread,
 )
 from video_vq.report.code_pictures import as_clip, colours_of_codes, colours_of_vectors, usage_map
 from video_vq.report.code_usage import usage_blocks
@@ -122,7 +123,7 @@ def _explained(painter: CodePainter | None) -> str:
 
 def _strips(store: TokenStore, painter: CodePainter | None, films: Films) -> list[Block]:
     rows_of = {split: store.rows(split).tolist() for split in SPLITS if split in store.splits}
-    chosen = {split: rows[:: max(1, len(rows) // SHOWN)][:SHOWN] for split, rows in rows_of.items()}
+    chosen = {split: spread(rows, SHOWN) for split, rows in rows_of.items()}
     rows = [row for found in chosen.values() for row in found]
     pictures = _pictures(store.header, painter, store.read_rows(rows))
     shown = {row: _film(store, films, row, each) for row, each in zip(rows, pictures, strict=True)}

@@ -69,6 +69,17 @@ def test_what_lies_beside_a_file_of_tensors_is_not_read(tmp_path):
         describe(tmp_path / "notes.json")
 
 
+def test_upper_case_suffixes_name_the_same_kinds(tmp_path):
+    videos = np.zeros((2, 3, 8, 8, 3), np.uint8)
+    np.save(tmp_path / "a.npy", videos)
+    np.savez(tmp_path / "b.npz", videos=videos)
+    save_file({"w": torch.zeros(2, 3)}, tmp_path / "c.safetensors")
+    for path in list(tmp_path.iterdir()):
+        expected = describe(path).what
+        path = path.rename(path.with_suffix(path.suffix.upper()))
+        assert describe(path).what == expected
+
+
 CHECKPOINT = "run/state/step_0000010"
 
 
