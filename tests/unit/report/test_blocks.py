@@ -1,5 +1,7 @@
 """Blocks of reports: the choice of items to show."""
 
+import itertools
+
 import pytest
 
 from video_vq.report.blocks import spread
@@ -11,7 +13,7 @@ def test_shown_items_reach_from_the_first_to_the_last_at_equal_distances(number)
     assert len(found) == min(number, 8)
     assert found[:1] == list(range(number))[:1]
     assert found[1:][-1:] == list(range(number))[1:][-1:]
-    steps = {after - before for before, after in zip(found, found[1:], strict=False)}
+    steps = {after - before for before, after in itertools.pairwise(found)}
     assert not steps or (min(steps) >= 1 and max(steps) - min(steps) <= 1)
 
 
