@@ -8,7 +8,7 @@
 A tokenizer has two rates: that of its codes at a fixed length and, if a token store and a prior are
 given, that after the prior, at which an arithmetic coder would store them. The rate of a codec is
 that of its payload, without the container. Existing results are not computed again. --join only
-draws the results of several stores.
+draws the results of several stores, with a row of panels for each of --scores.
 """
 
 import argparse
@@ -234,9 +234,9 @@ def panels_of(
     return {title: Panel(key, points, curves) for key, title in titles_of(models).items()}
 
 
-def read_panels(texts: Sequence[str]) -> dict[str, Panel]:
-    """Return a panel with the PSNR on each store, given as NAME=FOLDER, by its title."""
-    panels = {}
+def read_panels(texts: Sequence[str], scores: Sequence[str]) -> list[dict[str, Panel]]:
+    """Return a row of panels for each score, with a panel for each NAME=FOLDER."""
+    stores = {}
     for text in texts:
         name, equals, folder = text.partition("=")
         if not equals:
@@ -246,19 +246,26 @@ def read_panels(texts: Sequence[str]) -> dict[str, Panel]:
             model: {rate: Point(*point) for rate, point in points.items()}
             for model, points in found["models"].items()
         }
-        curves = {title: [Point(*p) for p in points] for title, points in found["curves"].items()}
-        panels[f"{name}: {PANELS['psnr']}"] = Panel("psnr", models, curves)
-    return panels
+        stores[name] = (
+            models,
+            {title: [Point(*p) for p in points] for title, points in found["curves"].items()},
+        )
+    return [
+        {f"{name}: {PANELS[score]}": Panel(score, *store) for name, store in stores.items()}
+        for score in scores
+    ]
 
 
-def picture(panels: Mapping[str, Panel], path: Path) -> None:
-    """Draw panels over bits per clip: codecs as lines, tokenizers as points."""
+def picture(rows: Sequence[Mapping[str, Panel]], path: Path) -> None:
+    """Draw rows of panels over bits per clip: codecs as lines, tokenizers as points."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
     mpl.rcParams |= {"svg.hashsalt": "codec", "svg.fonttype": "none"}
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.0), squeeze=False)
-    for axis, (title, panel) in zip(axes[0], panels.items(), strict=True):
+    size = (4.2 * len(rows[0]), 4.0 * len(rows))
+    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=size, squeeze=False)
+    panels = [each for row in rows for each in row.items()]
+    for axis, (title, panel) in zip(axes.flat, panels, strict=True):
         for codec, curve in sorted(panel.curves.items()):
             drawn = [(p.bits, v) for p in curve if (v := p.scores.get(panel.key)) is not None]
             if drawn:
@@ -305,11 +312,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--network", metavar="MODULE:FUNCTION", help="instead of I3D")
     parser.add_argument("--picture", type=Path, help="draw the curves into this file")
     parser.add_argument(
-        "--join", nargs="+", metavar="NAME=OUT", help="draw the PSNR of measured folders"
+        "--join", nargs="+", metavar="NAME=OUT", help="draw the scores of measured folders"
+    )
+    parser.add_argument(
+        "--scores",
+        nargs="+",
+        choices=list(PANELS),
+        default=["psnr"],
+        help="with --join: a row of panels for each (default: psnr)",
     )
     options = parser.parse_args(arguments)
     if options.join and options.picture:
-        picture(read_panels(options.join), options.picture)
+        picture(read_panels(options.join, options.scores), options.picture)
         return
     if not (options.data and options.model and options.out):
         parser.error("needs --data, --model and --out, or --join and --picture")
@@ -322,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(options.out / CURVES, {"models": points, "curves": curves})
     print(markdown(scores, curves))
     if options.picture is not None:
-        picture(panels_of(scores, curves), options.picture)
+        picture([panels_of(scores, curves)], options.picture)
 
 
 if __name__ == "__main__":

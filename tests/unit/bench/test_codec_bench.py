@@ -60,7 +60,7 @@ def test_the_table_says_what_the_codec_makes_of_as_many_bits():
 def test_the_picture_is_the_same_each_time_and_names_every_curve(tmp_path):
     files = [tmp_path / name for name in ("a.svg", "b.svg")]
     for file in files:
-        bench.picture(bench.panels_of(MODELS, CURVES), file)
+        bench.picture([bench.panels_of(MODELS, CURVES)], file)
     assert files[0].read_bytes() == files[1].read_bytes()
     ElementTree.fromstring(files[0].read_text())
     for label in ("H.264", "small", "large", "bits per clip"):
@@ -73,15 +73,20 @@ def test_what_was_measured_on_several_stores_is_joined_in_one_picture(tmp_path):
         (tmp_path / store).mkdir()
         write_json(tmp_path / store / bench.CURVES, {"models": points, "curves": CURVES})
     joined = [f"{store}={tmp_path / store}" for store in ("demo", "footage")]
-    panels = bench.read_panels(joined)
-    assert list(panels) == ["demo: PSNR, dB", "footage: PSNR, dB"]
-    assert panels["demo: PSNR, dB"] == bench.panels_of(MODELS, CURVES)["PSNR, dB"]
-    bench.main(["--join", *joined, "--picture", str(tmp_path / "joined.svg")])
-    measured = bench.panels_of(MODELS, CURVES)["PSNR, dB"]
-    bench.picture(dict.fromkeys(panels, measured), tmp_path / "measured.svg")
+    rows = bench.read_panels(joined, ["psnr", "rfvd"])
+    assert [list(row) for row in rows] == [
+        ["demo: PSNR, dB", "footage: PSNR, dB"],
+        ["demo: rFVD", "footage: rFVD"],
+    ]
+    measured = bench.panels_of(MODELS, CURVES)
+    assert rows[0]["demo: PSNR, dB"] == measured["PSNR, dB"]
+    assert rows[1]["footage: rFVD"] == measured["rFVD"]
+    words = ["--join", *joined, "--scores", "psnr", "rfvd", "--picture"]
+    bench.main([*words, str(tmp_path / "joined.svg")])
+    bench.picture(rows, tmp_path / "measured.svg")
     assert (tmp_path / "joined.svg").read_bytes() == (tmp_path / "measured.svg").read_bytes()
     with pytest.raises(ConfigError, match="write NAME=FOLDER, of an earlier --out"):
-        bench.read_panels(["demo"])
+        bench.read_panels(["demo"], ["psnr"])
 
 
 def test_a_masked_prior_gives_no_second_rate():
