@@ -2,7 +2,7 @@
 
 Each number of steps draws a separate store with the same seeds, which is scored against the real
 clips. Speeds are those of the token sampler only, in CPU or GPU time, as medians over interleaved
-rounds. All figures are relative to the autoregressive prior. A second start continues: existing
+rounds. All figures are relative to the autoregressive prior. Started again, it continues: existing
 samples and scores are not made again. Example:
 
   video-vq train-prior --config demo/prior --tokens demo/tokens --out demo/masked model.kind=masked
@@ -174,14 +174,14 @@ def main() -> None:
     parser.add_argument("--real", type=Path, required=True, help="a clip store of real videos")
     parser.add_argument("--split", default="test")
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--prior", type=Path, required=True, help="the autoregressive one")
-    parser.add_argument("--masked", type=Path, required=True, help="the masked one")
+    parser.add_argument("--prior", type=Path, required=True, help="the autoregressive prior")
+    parser.add_argument("--masked", type=Path, required=True, help="the masked prior")
     parser.add_argument("--out", type=Path, required=True, help="folder of samples and results")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 12, 16, 32, 64])
     parser.add_argument("--confidence-temperature", type=float, default=4.5)
     parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--num", type=int, default=256, help="samples of each")
-    parser.add_argument("--num-real", type=int, default=2048, help="real clips at most")
+    parser.add_argument("--num", type=int, default=256, help="samples of each prior")
+    parser.add_argument("--num-real", type=int, default=2048, help="largest number of real clips")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--network", help="module:function instead of I3D")
