@@ -95,7 +95,7 @@ def _sha256_of_actions(item: Item) -> str:
     except OSError as error:
         raise InputError(
             f"{item.actions}: the actions of {item.name} were there when the videos were listed, "
-            f"and cannot be read now ({error.strerror or error}); restore them, then run the "
+            f"but cannot be read now ({error.strerror or error}); restore them, then run the "
             "command again"
         ) from None
 

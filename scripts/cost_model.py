@@ -62,16 +62,18 @@ class Encoding(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a million clips cost.")
-    parser.add_argument("list", type=Path, help="made by `data-prep … --list-only`")
-    parser.add_argument("--config", required=True, help="of a tokenizer: a file or shipped name")
-    parser.add_argument("--videos", type=int, default=16, help="to decode (default 16)")
-    parser.add_argument("--rounds", type=int, default=3, help="medians are over them (default 3)")
+    parser.add_argument("list", type=Path, help="a list that `data-prep … --list-only` made")
+    parser.add_argument(
+        "--config", required=True, help="tokenizer config: a file or a shipped name"
+    )
+    parser.add_argument("--videos", type=int, default=16, help="how many to decode (default: 16)")
+    parser.add_argument("--rounds", type=int, default=3, help="medians are over these (default: 3)")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument(
         "--assumed-tflops",
         type=float,
         default=100.0,
-        help="that a GPU reaches in this network, where none is here to be timed (default 100)",
+        help="TFLOP/s assumed of a GPU, if there is none here to be timed (default: 100)",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)

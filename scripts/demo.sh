@@ -22,7 +22,7 @@ if [ -t 2 ]; then BOLD=$'\033[1m' PLAIN=$'\033[0m'; fi
 step() { printf '\n%s%s%s\n' "$BOLD" "$*" "$PLAIN" >&2; }
 
 # A training that was stopped has saved and ends well: the next step must not take it for finished.
-finished() { [ -e "$1/config.json" ] || { echo "stopped; make demo goes on" >&2; exit 130; }; }
+finished() { [ -e "$1/config.json" ] || { echo "stopped; run make demo again to resume" >&2; exit 130; }; }
 
 step "1/8 render a pushing world and write it as UCF-101 would be (half a minute)"
 data-prep synthetic "$OUT/raw" --layout ucf101 --videos "$VIDEOS" --frames 30 --size 64 --seed 0

@@ -28,7 +28,7 @@ LAUNCH=(accelerate launch "${MULTI[@]}" --num_processes "$NPROC" --num_machines 
         --dynamo_backend no --mixed_precision "$PRECISION" -m video_vq)
 
 # A training that was stopped has saved and ends well: the next step must not take it for finished.
-finished() { [ -e "$1/config.json" ] || { echo "stopped; run this again to go on" >&2; exit 130; }; }
+finished() { [ -e "$1/config.json" ] || { echo "stopped; run this again to resume" >&2; exit 130; }; }
 
 # 1. 43,264 + 256 videos, camera aux1, actions and poses kept. 16 GB, minutes on a few cores.
 data-prep bair "$DATA" --out "$OUT/clips" --camera aux1

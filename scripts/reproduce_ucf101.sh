@@ -28,7 +28,7 @@ LAUNCH=(accelerate launch "${MULTI[@]}" --num_processes "$NPROC" --num_machines 
         --dynamo_backend no --mixed_precision "$PRECISION" -m video_vq)
 
 # A training that was stopped has saved and ends well: the next step must not take it for finished.
-finished() { [ -e "$1/config.json" ] || { echo "stopped; run this again to go on" >&2; exit 130; }; }
+finished() { [ -e "$1/config.json" ] || { echo "stopped; run this again to resume" >&2; exit 130; }; }
 
 # 1. 13,320 videos, split 1, val carved from train by group. 122 GB at 128 px, an hour on 16 cores.
 data-prep ucf101 "$DATA" --out "$OUT/clips" --split 1 --size "$SIZE"

@@ -223,8 +223,8 @@ def add_videos_per_shard(parser: argparse._ActionsContainer) -> None:
         "--videos-per-shard",
         type=positive,
         metavar="N",
-        help="number of videos in a shard; an interruption costs at most a shard (default: a 64th "
-        "of all, at most 128)",
+        help="number of videos in a shard; an interruption costs at most one shard (default: a "
+        "64th of all, at most 128)",
     )
 
 

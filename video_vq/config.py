@@ -98,9 +98,9 @@ def find_config(name: str, kind: str) -> Path:
             return candidate
     known = config_names(kind)
     close = nearest(name, known)
-    hint = f"did you mean {close!r}? There are" if close else "there are"
+    hint = f"did you mean {close!r}? The shipped ones are" if close else "the shipped ones are"
     raise ConfigError(
-        f"--config {name!r}: no shipped config of that name; {hint}: {', '.join(known)} (or "
+        f"--config {name!r}: no shipped config has this name; {hint}: {', '.join(known)} (or "
         "give a .yaml file)"
     )
 
@@ -133,7 +133,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     current: Path | None = path
     while current is not None:
         if current.resolve() in chain or len(chain) == MAX_BASES:
-            raise ConfigError(f"{path}: its chain of `base:` files has no end")
+            raise ConfigError(f"{path}: its chain of `base:` files is circular or too long")
         chain.append(current.resolve())
         try:
             if current.stat().st_size > MAX_FILE_BYTES:

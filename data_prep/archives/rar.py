@@ -188,7 +188,7 @@ def _list_by_unrar(path: Path) -> tuple[Member, ...]:
         if "Name" not in fields:
             continue
         if len(fields) != len(lines):
-            raise ArchiveError(path, "holds a name with a line's end")
+            raise ArchiveError(path, "holds a name with a line break")
         name, kind = fields["Name"], fields.get("Type")
         if kind == "Directory":
             entries.add_folder(name)

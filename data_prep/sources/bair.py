@@ -36,7 +36,7 @@ FEATURES = {"actions": "action", "endeffector_pos": "endeffector_pos"}
 MAX_TOLD = 10_000  # largest number of records that a file name may announce; BAIR's files have 256
 MAX_LABELLED_BYTES = 8 << 20  # size limit for records read for the label; usual records have 0.7 MB
 SIMULATED_NOTE = (
-    "these episodes are simulated, and the store says so; scores on them do not compare with "
+    "these episodes are simulated, and the store says so; scores on them are not comparable with "
     "scores on BAIR"
 )
 

@@ -175,8 +175,8 @@ def read_info(root: Path, camera: str | None) -> Info:
     templates = [info.get(name) for name in ("data_path", "video_path")]
     if not all(isinstance(template, str) for template in templates):
         raise InputError(
-            f"{path}: data_path or video_path is not a text; a data set whose cameras are pictures "
-            "in its tables cannot be read, only one with videos"
+            f"{path}: data_path or video_path is not a string; a data set whose cameras are "
+            "pictures in its tables cannot be read, only one with videos"
         )
     data_path, video_path = (str(template) for template in templates)
     return Info(

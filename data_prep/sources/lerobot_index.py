@@ -77,7 +77,7 @@ def read_index(root: Path, camera: str) -> list[IndexRow]:
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise InputError(
-            f"{root}: its index in meta/episodes breaks the reader of Parquet (exit code "
+            f"{root}: its index in meta/episodes crashes the Parquet reader (exit code "
             f"{done.returncode}{': ' if last else ''}{last[:200]}); fetch the data set again"
         )
     lines = io.BytesIO(done.stdout)  # parse row by row, as a million parsed rows would take 2 GB

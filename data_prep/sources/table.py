@@ -158,7 +158,7 @@ def _check_columns(columns: list[str], mistakes: _Mistakes) -> None:
     for name in columns:
         if name not in COLUMNS:
             near = difflib.get_close_matches(name, COLUMNS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(COLUMNS)}"
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(COLUMNS)}"
             mistakes.add(1, f"no such column: {name!r:.80}{hint}")
     if len(set(columns)) != len(columns):
         mistakes.add(1, "names a column twice")
@@ -213,7 +213,7 @@ def _problems(row: Row) -> Iterator[str]:
         if len(text) > MAX_TEXT or not text.isprintable():
             yield f"{name}: expected at most {MAX_TEXT} printable characters, found {text!r:.80}"
     if row.get("group") == "":
-        yield "no group; with a column `group` every row has one"
+        yield "no group; with a column `group`, every row needs one"
     if "split" in row and row["split"] not in SPLITS:
         yield f"split: expected {', '.join(SPLITS)}, found {row['split']!r:.80}"
 

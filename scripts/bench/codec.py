@@ -109,7 +109,9 @@ def measure(models: Sequence[Model], options: argparse.Namespace) -> dict[str, S
         )
     cuts = {name: (each["num_frames"], each["frame_stride"]) for name, each in found.items()}
     if len(set(cuts.values())) > 1:
-        raise InputError(f"bits per clip compare at one length and stride alone, found {cuts}")
+        raise InputError(
+            f"bits per clip are comparable only at one length and stride, found {cuts}"
+        )
     return found
 
 
@@ -303,13 +305,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="NAME=TOKENIZER[,TOKENS,PRIOR]",
         help="a tokenizer, with its token store and prior for the rate after the prior",
     )
-    parser.add_argument("--out", type=Path, help="folder of what was measured")
+    parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--num", type=int, default=64, help="clips at most")
+    parser.add_argument("--num", type=int, default=64, help="largest number of clips")
     parser.add_argument("--bits", type=int, nargs="+", help="the codecs' rates, bits per clip")
-    parser.add_argument("--codecs", nargs="+", choices=list(CODECS), help="default: all there are")
+    parser.add_argument("--codecs", nargs="+", choices=list(CODECS), help="default: all available")
     parser.add_argument("--st-lpips", action="store_true", help="score ST-LPIPS, too")
-    parser.add_argument("--network", metavar="MODULE:FUNCTION", help="instead of I3D")
+    parser.add_argument("--network", metavar="MODULE:FUNCTION", help="network instead of I3D")
     parser.add_argument("--picture", type=Path, help="draw the curves into this file")
     parser.add_argument(
         "--join", nargs="+", metavar="NAME=OUT", help="draw the scores of measured folders"

@@ -217,12 +217,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("samples", type=Path, help="a store of `video-vq sample --seconds`")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="that made the samples")
+    parser.add_argument(
+        "--tokenizer", type=Path, required=True, help="the one that made the samples"
+    )
     parser.add_argument("--real", type=Path, required=True, help="a clip store of real videos")
-    parser.add_argument("--split", default="test", help="of the real videos")
-    parser.add_argument("--num", type=int, default=2048, help="real clips at most")
-    parser.add_argument("--least", type=int, default=10, help="frames of a piece, at least")
-    parser.add_argument("--every", type=int, default=1, help="score one second of so many")
+    parser.add_argument("--split", default="test", help="split of the real videos")
+    parser.add_argument("--num", type=int, default=2048, help="largest number of real clips")
+    parser.add_argument(
+        "--least", type=int, default=10, help="smallest number of frames in a piece"
+    )
+    parser.add_argument("--every", type=int, default=1, help="score only every n-th second")
     parser.add_argument("--network", help="module:function instead of I3D")
     parser.add_argument("--out", type=Path, required=True, help="folder for long.json and long.svg")
     arguments = parser.parse_args()

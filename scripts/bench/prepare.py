@@ -118,8 +118,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--videos", type=int, default=6, help="to be made")
-    parser.add_argument("--frames", type=int, default=180, help="of a video that is made")
+    parser.add_argument("--videos", type=int, default=6, help="number of videos to make")
+    parser.add_argument("--frames", type=int, default=180, help="number of frames in each of them")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:

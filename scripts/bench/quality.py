@@ -3,7 +3,7 @@
 Every arm, CPU budget and learning rate is a separate training run, whose rate falls along a cosine
 to the end of its budget. All see the same clips in the same order, with the loss and the optimizer
 of their recipe. While they run, a few val clips show when they reach 26 and 28 dB, in time that is
-not charged to the budget. A second start skips finished runs and restarts killed ones. Example:
+not charged to the budget. Started again, it skips finished runs and restarts killed ones. Example:
 
   data-prep synthetic raw --videos 800 && data-prep ucf101 raw --out clips --size 32 --split 1
   OMP_NUM_THREADS=1 python scripts/bench/quality.py clips --out runs/quality --seconds 60 120 240

@@ -112,7 +112,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[0, 1, 2, 3], help="which of four")
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=[0, 1, 2, 3], help="which of the four sizes"
+    )
     parser.add_argument("--peak", nargs=4, metavar=("CONTENDER", "N", "D", "K"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)

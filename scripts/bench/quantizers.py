@@ -94,7 +94,7 @@ def quantizer_of(arm: str, bits: int) -> AnyConfig | None:
             if bits % 2:
                 return None
             return ResidualConfig(codebook_sizes=(1 << bits // 2,), groups=2, codebook_dim=DIM // 2)
-    raise ValueError(f"{arm}: is no arm; they are {', '.join(ARMS)}")
+    raise ValueError(f"{arm}: is not an arm; the arms are {', '.join(ARMS)}")
 
 
 def setting(name: str, quantizer: AnyConfig) -> str:
@@ -365,7 +365,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--bits", nargs="+", type=int, default=[9, 12, 15, 18])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--seconds", type=float, default=600, help="CPU seconds of a tokenizer")
+    parser.add_argument("--seconds", type=float, default=600, help="CPU seconds for each tokenizer")
     parser.add_argument("--prior-seconds", type=float, default=300)
     parser.add_argument("--num", type=int, default=256, help="clips that are scored")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)

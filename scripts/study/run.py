@@ -1,6 +1,6 @@
 """Runs a study: every run of its plan once, with all results in one file.
 
-A second start continues. A failed run also counts as a result, and a stopped run continues where
+Started again, it continues. A failed run also counts as a result, and a stopped run continues where
 its stages stopped. Example:
 
   python scripts/study/run.py scripts/study/rotation.yaml --out runs/study --results rotation.jsonl
@@ -96,7 +96,7 @@ def perform(
             ).returncode
         seconds[verb] = round(time.monotonic() - started, 1)
         if code == 0 and not step.made.exists():
-            raise InterruptedError(f"{run.name}: {verb} was stopped; the same command goes on")
+            raise InterruptedError(f"{run.name}: {verb} was stopped; the same command resumes")
         if code != 0:
             result |= {"status": "failed", "failed": verb, "said": log.read_text()[-LAST_WORDS:]}
             break
@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for data and runs")
     parser.add_argument("--results", type=Path, required=True, help="file of results, JSON lines")
     parser.add_argument("--parts", nargs="*", default=[], help="parts of the plan (default: all)")
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: one, or one a GPU)")
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: one, or one per GPU)")
     parser.add_argument("--minutes", type=float, help="begin no run later than this")
     parser.add_argument("--keep", action="store_true", help="keep the folders of finished runs")
     options = parser.parse_args(arguments)

@@ -132,8 +132,8 @@ def test_stores_of_three_forms_hold_the_same_pixels(made, tmp_path, capsys):
         stores[form] = np.stack([store.read(number) for number in range(NUM_VIDEOS)])
         assert np.array_equal(stores[form], stores["lossless"]), form
     said = capsys.readouterr().err
-    assert "uint8 6 x 34 x 48 x 64 x 3 taken for the axes b t h w c" in said
-    assert "frames and arrays state no rate: taken for 25 frames per second (--source-fps)" in said
+    assert "uint8 6 x 34 x 48 x 64 x 3 read as the axes b t h w c" in said
+    assert "frames and arrays state no rate: assumed 25 frames per second (--source-fps)" in said
 
 
 def test_a_store_of_the_clips_scores_as_they_do(made, tmp_path):
@@ -183,7 +183,7 @@ def test_fvd_on_the_command_line_takes_an_array_and_says_how_it_was_read(made, t
     assert video_vq.cli.main(["fvd", *sides, *network, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["real"]["num_clips"] == NUM_VIDEOS
-    assert any("taken for the axes b c t h w" in warning for warning in told["warnings"])
+    assert any("read as the axes b c t h w" in warning for warning in told["warnings"])
     assert any("(--values signed)" in warning for warning in told["warnings"])
 
 

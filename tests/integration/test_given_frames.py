@@ -223,14 +223,14 @@ def test_a_video_that_cannot_be_continued_is_refused(made, tmp_path, capsys):
         assert not (tmp_path / "out.mp4").exists()
 
     refused(
-        "has 2 frames at 10 frames per second, the prior's rate; 3 are to be given",
+        "has 2 frames at 10 frames per second, the prior's rate; 3 are needed",
         "--given-frames",
         "3",
     )
     refused("--given-frames 2: expected 1 + a multiple of 2", "--given-frames", "2")
     refused("at most 3: its clips have 5 frames in all", "--given-frames", "7")
     refused(
-        "--class 'up': is not one of the prior's 2 classes; it knows left, right", "--class", "up"
+        "--class 'up': is not one of the prior's 2 classes; they are left, right", "--class", "up"
     )
     refused("did you mean 'left'?", "--class", "lift")
     refused("this prior was trained without actions", "--actions", "x.csv")

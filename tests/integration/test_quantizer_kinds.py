@@ -193,11 +193,11 @@ def test_models_and_tokens_of_other_levels_are_refused(clips, tmp_path):
     writer.write_shard(0, np.zeros((1, *shape, 2), np.int64), rows)
     tokens = writer.finish(1, [Video("v", None, "test", "g")])
     prior = trained_prior()
-    with pytest.raises(InputError, match=r"models codes of \(32,\) values a position.*\(8, 4\)"):
+    with pytest.raises(InputError, match=r"models codes of \(32,\) values per position.*\(8, 4\)"):
         require_tokens_of(store, tokens, prior)
     tokenizer = trained_tokenizer()
     tokenizer.config = load_config(
         TokenizerTrainingConfig, settings(tmp_path, KINDS["residual"][0], SMALL_TOKENIZER)
     ).model
-    with pytest.raises(InputError, match=r"values a position, the tokenizer's have \(16, 8\)"):
+    with pytest.raises(InputError, match=r"values per position, the tokenizer's have \(16, 8\)"):
         require_same_grid(prior, tokenizer, tmp_path)

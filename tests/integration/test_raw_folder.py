@@ -82,7 +82,7 @@ def test_frame_folders_and_arrays_give_the_tokens_of_their_store(made, tmp_path,
         options = () if data == "store" else PER_SHARD
         assert encode(tmp_path, data, tmp_path / f"of {data}", *options) == 0
     said = capsys.readouterr().err
-    assert "float arrays hold values from 0 to 1: taken for 0 to 1 (--values unit)" in said
+    assert "float arrays hold values from 0 to 1: read as 0 to 1 (--values unit)" in said
     stores = [TokenStore(tmp_path / f"of {data}") for data in ("store", "raw", "clips.npy")]
     assert len(stores[0]) >= 3
     for store in stores[1:]:
@@ -196,7 +196,7 @@ def test_a_folder_that_changed_between_two_starts_is_refused_in_words(
     other.unlink()
     link = root / "raw" / "link.mp4"
     link.symlink_to("nowhere")
-    assert "begun: other files cannot be used, or for other reasons. Tokens" in refusal()
+    assert "begun: different files cannot be used, or for different reasons. Tokens" in refusal()
     link.unlink()
     assert "begun: setting fps: None -> 5.0. Tokens" in refusal("--fps", "5")
     assert "setting source_settings.val: 0.1 -> 0.5" in refusal("--val", "0.5")
@@ -206,7 +206,7 @@ def test_a_folder_that_changed_between_two_starts_is_refused_in_words(
     shutil.copy(root / "raw" / "run" / "00.avi", other)
     assert "1 video added (the first: walk/new.avi)" in refusal()  # of a whole store, too
     other.unlink()
-    assert "other settings were given, or it was made from a store or a list" in refusal(
+    assert "different settings were given, or it was made from a store or a list" in refusal(
         "--fps", "5"
     )
     assert hashes(out) == hashes(made / "of folder")

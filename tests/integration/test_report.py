@@ -97,8 +97,8 @@ def test_the_page_says_that_its_videos_are_simulated():
     assert "simulated" not in render(parts)
     parts.evaluations[0].scores["made_by"]["data"]["simulated"] = "a <toy> world"
     assert (
-        "The videos are simulated (a &lt;toy&gt; world): no score compares with a published one."
-        in render(parts)
+        "The videos are simulated (a &lt;toy&gt; world): no score is comparable with a published "
+        "one." in render(parts)
     )
 
 

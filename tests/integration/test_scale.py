@@ -183,7 +183,7 @@ def test_a_list_says_nothing_but_names_and_is_checked_when_it_is_read(made, tmp_
         ("videos", [manifest["videos"][0]] * 2, "two videos have the same id"),
         ("videos", [3], "the list is damaged"),
         ("videos_per_shard", 0, "it has no shards"),
-        ("recipe", {**manifest["recipe"], "fps": 3.0}, "makes other frames"),
+        ("recipe", {**manifest["recipe"], "fps": 3.0}, "makes different frames"),
         ("recipe", {"size_hw": [1]}, "the list's recipe is damaged"),
     ):
         damaged = {**manifest, key: value}

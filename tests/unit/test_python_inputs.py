@@ -440,7 +440,9 @@ def test_shapes_that_callers_mistake_get_one_sentence(call, message):
 @pytest.mark.parametrize("entrance", ["prior, labels", "labels", "seeds"])
 def test_lists_of_truth_values_are_no_integers_nor_are_tuples_and_mixtures(entrance):
     for given in ([True, False], (np.True_, np.False_), [0, True]):
-        with pytest.raises(InputError, match=r"expected integers, found a (list|tuple) with bool"):
+        with pytest.raises(
+            InputError, match=r"expected integers, found a (list|tuple) with booleans"
+        ):
             ARRAYS[entrance][0](given)
 
 

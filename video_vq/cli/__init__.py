@@ -102,7 +102,7 @@ def out_of_memory(error: BaseException) -> str:
         f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
         "lower optim.batch_size or --batch-size, raise optim.accumulation (same global batch), "
         "train with --mixed_precision bf16 or a smaller model; --dry-run estimates what a training "
-        "needs"
+        "run needs"
     )
 
 

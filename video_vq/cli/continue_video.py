@@ -36,7 +36,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--given-frames",
         type=positive,
         metavar="N",
-        help="number of last frames of the video that are given: 1 + a multiple of the "
+        help="number of frames at the end of the video that are given: 1 + a multiple of the "
         "tokenizer's stride in time (default: about half of a clip)",
     )
     parser.add_argument(

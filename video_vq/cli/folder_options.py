@@ -57,7 +57,7 @@ def read(arguments: argparse.Namespace) -> "FolderOptions":
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
             f"{flags}: only for a folder of videos, which {data} is not: a store and a list have "
-            "settings of their own. Leave it out, or make another with data-prep"
+            "settings of their own; leave that out, or make another store or list with data-prep"
         )
     of_listing = ("val", "test", "group_by", "extensions")
     listing = {name: given[name] for name in of_listing if name in given}

@@ -98,8 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.tokenizer == starter.FOLDER:
         num_codes = tokenizer.config.quantizer.codebook_size
         print(
-            f"by the starter tokenizer, {math.log2(num_codes):g} bits a token, which has seen "
-            "little; one trained on your own videos does better: "
+            f"by the starter tokenizer, {math.log2(num_codes):g} bits per token, which was "
+            "trained on little data; one trained on your own videos does better: "
             "`video-vq train-tokenizer --config starter --data CLIPS --out RUN init_from=starter`"
         )
     following.say_next("video-vq", "info", arguments.out)

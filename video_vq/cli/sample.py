@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif is_main_rank():
         assumed = ""
         if job.seconds is not None and store.videos[0].fps is None:
-            assumed = f", at {DEFAULT_FPS:g} frames per second: the prior's clips do not say theirs"
+            assumed = f", at {DEFAULT_FPS:g} frames per second: the prior's clips state none"
         print(f"{len(store.videos)} samples: {job.out} (mp4s in {VIDEOS}/){assumed}")
         following.say_next(*_next(arguments))
     return 0

@@ -75,7 +75,7 @@ def add_options(parser: argparse.ArgumentParser, kind: Kind, data: str, store: s
         help="tracker that shows the run, besides metrics.jsonl; may be given several times "
         "(default: tensorboard, if it is installed)",
     )
-    add_json(parser, "the model's place, or with --dry-run all numbers,")
+    add_json(parser, "the model's path, or with --dry-run all numbers,")
 
 
 def read_config(arguments: argparse.Namespace, kind: Kind, of: type[Config]) -> Config:
@@ -90,7 +90,7 @@ def read_config(arguments: argparse.Namespace, kind: Kind, of: type[Config]) -> 
         ConfigError: the config cannot be used, or `--time` is given without `--dry-run`.
     """
     if arguments.time and not arguments.dry_run:
-        raise ConfigError("--time needs --dry-run: a training itself shows the time that is left")
+        raise ConfigError("--time needs --dry-run: a training run itself shows the time left")
     return load_config(of, find_config(arguments.config, kind), arguments.settings)
 
 
@@ -126,7 +126,7 @@ def run_training(
             print(f"{text}{kind}: {model}")
             following.say_next(*next_words())
         elif arguments.quiet:  # otherwise the training run has already printed this message
-            print("stopped before the end; the same command goes on")
+            print("stopped before the end; the same command resumes")
 
     go_on_as_recorded(out)
     if arguments.dry_run:

@@ -285,9 +285,9 @@ def _intervals(rows: Sequence[Row]) -> str:
         how.append("from split halves for FVD at this N")
     if how:
         return (
-            " In brackets the 95 % interval of the difference to the first column: over source "
-            f"videos, {', '.join(how)}; bold where it leaves zero out."
+            " In brackets, the 95 % interval of the difference from the first column: over source "
+            f"videos, {', '.join(how)}; bold where it excludes zero."
         )
     if any(len(cells) > 1 for _, _, cells in rows):
-        return " No difference has an interval: it takes scores of both over several videos."
+        return " No difference has an interval: that takes scores of both over several videos."
     return ""

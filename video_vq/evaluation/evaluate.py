@@ -203,7 +203,7 @@ def require_tokens_of(store: ClipStore, tokens: TokenStore, prior: AnyPrior | No
         model, header = prior.config, tokens.header
         if model.vocabulary != header.vocabulary:
             raise InputError(
-                f"the prior models codes of {model.vocabulary} values a position, those of "
+                f"the prior models codes of {model.vocabulary} values per position, those of "
                 f"{tokens.path} have {header.vocabulary}; train a prior on these tokens"
             )
         ours = (prior.facts.classes, model.grid_thw, model.num_action_dims)

@@ -131,7 +131,9 @@ def simulation(scores: dict[str, Any]) -> str | None:
         return None
     name = at(scores, "generation", "protocol", "name")
     under = f"; {name} says how clips and samples were taken, not which videos" if name else ""
-    return f"The videos are simulated ({label}): no score compares with a published one{under}."
+    return (
+        f"The videos are simulated ({label}): no score is comparable with a published one{under}."
+    )
 
 
 def at(value: Any, *keys: str) -> Any:

@@ -57,7 +57,7 @@ def load_preset(preset: Preset) -> VideoMae | VJepa:
     for file in preset.files:
         found = _named(_read(file))
         if both := sorted(tensors.keys() & found.keys()):
-            raise InputError(f"{file.place}: holds {both[0]}, as a file named before it does")
+            raise InputError(f"{file.place}: holds {both[0]}, as does a file named before it")
         tensors |= found
     with init_empty_weights(include_buffers=False):
         network = VideoMae() if preset.name == "videomae" else VJepa()

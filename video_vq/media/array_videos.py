@@ -218,7 +218,7 @@ def find_values(arrays: Iterable[ArrayVideos]) -> tuple[Values, str] | None:
         slack = TOLERANCE * (top - bottom)
         if bottom - slack <= low and high <= top + slack and not (name == "byte" and high < 2):
             return name, (
-                f"float arrays hold values from {low:.4g} to {high:.4g}: taken for {bottom:g} to "
+                f"float arrays hold values from {low:.4g} to {high:.4g}: read as {bottom:g} to "
                 f"{top:g} (--values {name})"
             )
     furthest = lowest if low < -1 else highest

@@ -98,7 +98,7 @@ def write_frames(
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
-        raise InputError(f"{path}: there is no frame to write; a video has at least one")
+        raise InputError(f"{path}: there is no frame to write; a video needs at least one")
     _require_frames(first[None])
     odd = first.shape[0] % 2, first.shape[1] % 2
     even = (

@@ -155,8 +155,8 @@ def decode(job: dict[str, Any], watch: WatchVideo) -> dict[str, Any]:
         return {"report": "unreadable", "reason": error.reason}
     except OSError as error:
         raise InputError(
-            f"{job['frames']}: cannot be written ({error.strerror or error}); TMPDIR names another "
-            "folder for them"
+            f"{job['frames']}: cannot be written ({error.strerror or error}); set TMPDIR to "
+            "another folder"
         ) from None
 
 

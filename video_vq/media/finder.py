@@ -48,7 +48,8 @@ class VideoFinder:
                 raise InputError(
                     f"{self.root}: holds {frames.numbering.count:,} pictures itself, so it is one "
                     "video; name the folder above it, or if they are of several videos, say with "
-                    f"--frame-names how these are named ({problem or 'the group video'})"
+                    "--frame-names how they are named "
+                    f"({problem or 'the group video tells them apart'})"
                 )
             self.has_frames = True
             if problem is not None:
@@ -148,7 +149,7 @@ class VideoFinder:
             shape = " x ".join(map(str, same[0].header.shape))
             more = f" and {len(same) - 1:,} more" if len(same) > 1 else ""
             self.notes.append(
-                f"{same[0].file.name}{more}: {same[0].header.type_name} {shape} taken for the axes "
+                f"{same[0].file.name}{more}: {same[0].header.type_name} {shape} read as the axes "
                 f"{' '.join(layout)}"
             )
         if reading.values is None and (values := find_values(self.arrays)) is not None:
@@ -159,6 +160,6 @@ class VideoFinder:
             fps, flag = stand_in_fps, "--fps"
         if fps is not None:
             self.notes.append(
-                f"frames and arrays state no rate: taken for {fps:g} frames per second ({flag})"
+                f"frames and arrays state no rate: assumed {fps:g} frames per second ({flag})"
             )
         return replace(reading, fps=fps)

@@ -120,7 +120,7 @@ def list_videos(root: Path, settings: FolderSettings) -> VideoFolder:
     reading = found.finish(settings.stand_in_fps)
     groups = {name: group_of(name) for name, _ in found.videos}
     if len(groups) < len(found.videos):
-        raise InputError(f"{root}: two videos have one name; rename a folder, or the pictures")
+        raise InputError(f"{root}: two videos have the same name; rename a folder, or the pictures")
     splits = split_groups(groups.values(), settings.val, settings.test)
     videos = tuple(
         FolderVideo(

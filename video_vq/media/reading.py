@@ -41,7 +41,7 @@ class Reading:
         if axes is not None and (
             len(set(axes)) != len(axes) or not set("thw") <= set(axes) <= set("bthwc")
         ):
-            raise ValueError(f"expected each of t, h and w once, and if wanted c and b: {axes!r}")
+            raise ValueError(f"expected t, h and w once each, optionally c and b, found {axes!r}")
         if self.values is not None and self.values not in RANGES:
             raise ValueError(f"expected one of {', '.join(RANGES)}, found {self.values!r}")
         if self.frame_names is not None:
@@ -157,8 +157,8 @@ def _require_pattern(text: str) -> None:
     try:
         groups = re.compile(text).groupindex
     except re.error as error:
-        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
     if "frame" not in groups or set(groups) - {"frame", "video"}:
         raise ValueError(
-            f"expected a group (?P<frame>…), and if wanted (?P<video>…), found {text!r}"
+            f"expected a group (?P<frame>…), and optionally (?P<video>…), found {text!r}"
         )

@@ -82,7 +82,7 @@ class Deaths:
             if self._outside == MAX_DEATHS_OUTSIDE_VIDEOS:
                 raise InputError(
                     f"a worker died {MAX_DEATHS_OUTSIDE_VIDEOS} times outside any video "
-                    f"({death.cause}); its last words:\n{death.last_words or '(none)'}"
+                    f"({death.cause}); its last output:\n{death.last_words or '(none)'}"
                 )
             return None
         self._of_video[death.video] += 1
@@ -90,8 +90,8 @@ class Deaths:
             return None
         if death.is_killed:
             raise InputError(
-                f"{path}: the system killed the worker that decoded it, twice, probably for its "
-                "memory; run the command again with fewer workers, or remove this video"
+                f"{path}: the system killed the worker that decoded it, twice, probably for lack "
+                "of memory; run the command again with fewer workers, or remove this video"
             )
         return f"{death.cause}, twice"
 

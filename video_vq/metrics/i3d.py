@@ -84,7 +84,7 @@ class I3D(nn.Module):
             raise InputError(
                 f"I3D, and so FVD, takes clips of at least {LEAST_FRAMES} frames, found "
                 f"{video.shape[2]}; score longer clips (16 frames are usual), or use --protocol "
-                f"{PADDED}, another metric"
+                f"{PADDED}, which is another metric"
             )
         if not video.is_floating_point():
             raise InputError(

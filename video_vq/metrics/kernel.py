@@ -39,7 +39,7 @@ def kernel_distance(
         )
     n, m = len(real), len(fake)
     if min(n, m) < MIN_CLIPS:
-        raise InputError(f"KVD needs at least {MIN_CLIPS} clips on a side, found {n} and {m}")
+        raise InputError(f"KVD needs at least {MIN_CLIPS} clips on each side, found {n} and {m}")
     x, y = real.astype(np.float64), fake.astype(np.float64)
     within_x, across_x = _row_sums(x, x, True), _row_sums(x, y, False)
     within_y, across_y = _row_sums(y, y, True), _row_sums(y, x, False)

@@ -106,7 +106,7 @@ class PublishedWeights:
         if self._is_intact(cached):
             return cached
         if not fetch:
-            state = "damaged (its sha256 differs)" if cached.exists() else "missing"
+            state = "damaged (the sha256 differs)" if cached.exists() else "missing"
             raise InputError(
                 f"{cached}: the {self.title}, which {self.purpose} needs, are {state}; fetch them "
                 f"once with `{self.fetch_command}` ({self._megabytes()}). {self._without_network()}"

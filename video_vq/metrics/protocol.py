@@ -179,7 +179,7 @@ def named_entry(table: dict[str, Entry], name: str, what: str, *also: str) -> En
         known = [*table, *also]
         close = nearest(name, known)
         hint = f"; did you mean {close!r}?" if close else ""
-        raise InputError(f"no {what} {name!r}: there are {', '.join(known)}{hint}")
+        raise InputError(f"no {what} {name!r}; known: {', '.join(known)}{hint}")
     return table[name]
 
 

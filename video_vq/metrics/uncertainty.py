@@ -168,7 +168,7 @@ def describe_difference(difference: DifferenceInterval, name_a: str, name_b: str
     if low <= 0 <= high:
         return (
             f"{name_a} and {name_b} cannot be told apart {count}: their FVDs differ by "
-            f"{difference.at_n.estimate:.1f} ({interval}), which holds zero."
+            f"{difference.at_n.estimate:.1f} ({interval}), which contains zero."
         )
     better, worse = (name_a, name_b) if high < 0 else (name_b, name_a)
     sentence = (
@@ -177,10 +177,10 @@ def describe_difference(difference: DifferenceInterval, name_a: str, name_b: str
     )
     limit = difference.population
     if limit is None:
-        return f"{sentence}; so few clips favour models of little variety, more may reverse it."
+        return f"{sentence}; so few clips favour models of little variety, and more may reverse it."
     if limit.low <= 0 <= limit.high or (limit.high < 0) != (high < 0):
-        return f"{sentence}, but not for certain once the bias of that N is taken out."
-    return f"{sentence}, and also once the bias of that N is taken out."
+        return f"{sentence}, but not with certainty once the bias at this N is removed."
+    return f"{sentence}, and also once the bias at this N is removed."
 
 
 def jackknife_error(
@@ -361,8 +361,8 @@ def _check_enough_clips(real: GroupedFeatures, fake: GroupedFeatures) -> None:
     if fewest < least:
         raise InputError(
             f"FVD at infinite N needs at least {least} clips for {num_features} features, found "
-            f"{fewest}: up to N = {num_features} the bias does not fall like 1/N, and little "
-            "above there is nothing to fit a + b/N to"
+            f"{fewest}: up to N = {num_features} the bias does not fall like 1/N, and just "
+            "above that there is too little to fit a + b/N to"
         )
 
 

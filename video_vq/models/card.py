@@ -162,8 +162,8 @@ def _warnings(scores: dict[str, Any], kind: str) -> dict[str, None]:
     data = made_by.get("data") if isinstance(made_by, dict) else None
     if isinstance(data, dict) and data.get("simulated") is not None:
         said.append(
-            f"the videos are simulated ({data['simulated']}): no score compares with a published "
-            "one"
+            f"the videos are simulated ({data['simulated']}): no score is comparable with a "
+            "published one"
         )
     return dict.fromkeys(map(str, said))
 

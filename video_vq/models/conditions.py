@@ -64,7 +64,7 @@ def as_conditions(class_labels: object, given: object, actions: object) -> Condi
         if values is not None and not 0 <= values.ndim - len(axes.split()) <= several:
             raise InputError(
                 f"{name}: expected the axes {axes}, found the shape {tuple(values.shape)}"
-                + ("; of a grid of codes pass grid.flatten(1)" if name == "given tokens" else "")
+                + ("; for a grid of codes, pass grid.flatten(1)" if name == "given tokens" else "")
             )
     labels, tokens = (None if one is None else one.long() for one in (labels, tokens))
     return Conditions(labels, tokens, numbers)
@@ -136,7 +136,7 @@ def _check_given(given: Int[Tensor, "n p *level"], vocabulary: Sequence[int]) ->
     if tuple(given.shape[2:]) != expected:
         raise InputError(
             f"given tokens: this prior has codes of {len(vocabulary)} levels per position, found "
-            f"the shape {tuple(given.shape)}; of a grid of codes pass grid.flatten(1, 3)"
+            f"the shape {tuple(given.shape)}; for a grid of codes, pass grid.flatten(1, 3)"
         )
     for level, size in enumerate(vocabulary):
         codes = given if len(vocabulary) == 1 else given[..., level]

@@ -94,7 +94,7 @@ class MaskedSampler(ClipSampler[MaskedPrior]):
         if self.parallel.steps > prior.config.num_tokens:
             raise InputError(
                 f"{self.parallel.steps} steps for a clip of {prior.config.num_tokens} tokens: name "
-                f"at most {prior.config.num_tokens}, which draw one token each"
+                f"at most {prior.config.num_tokens}, as each step draws at least one token"
             )
         self._num_rows: int | None = None
 

@@ -336,7 +336,8 @@ def prepared_prior(
             return held
     raise InputError(
         f"samples of one batch of {batch_size} cannot be kept apart on this machine: its matrix "
-        "products round a row by its place; use batch size 1, or one thread (OMP_NUM_THREADS=1)"
+        "products round a row by its place in the batch; use batch size 1, or one thread "
+        "(OMP_NUM_THREADS=1)"
     )
 
 
@@ -393,6 +394,6 @@ def require_distributions(usable: Bool[Tensor, " b"], settings: SamplingSettings
         raise InputError(
             "the prior's probabilities are not a distribution (not finite, or all masked) at "
             f"temperature {settings.temperature:g} and guidance {settings.guidance:g}; take a "
-            "temperature nearer to 1; if that does not help its weights are damaged: restore its "
+            "temperature nearer to 1; if that does not help, its weights are damaged: restore its "
             "folder, or train it again"
         )

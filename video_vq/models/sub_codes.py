@@ -45,8 +45,9 @@ class SubCodes:
         if self.has_levels:
             if tokens.ndim < 2 or tokens.shape[-1] != len(self.factors):
                 raise InputError(
-                    f"tokens must have {len(self.factors)} codes a position along their last axis, "
-                    f"found the shape {tuple(tokens.shape)}; do they belong to another tokenizer?"
+                    f"tokens must have {len(self.factors)} codes per position along their last "
+                    f"axis, found the shape {tuple(tokens.shape)}; do they belong to "
+                    "another tokenizer?"
                 )
             levels = tokens.long()
         digits = []

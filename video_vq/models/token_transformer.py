@@ -254,7 +254,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
             axes, flat = ("b n level", "1, 3") if self.sub_codes.has_levels else ("b n", "1")
             raise InputError(
                 f"tokens: expected {axes}, found the shape {tuple(tokens.shape)}; "
-                f"of a grid of codes pass grid.flatten({flat})"
+                f"for a grid of codes, pass grid.flatten({flat})"
             )
         num_slots = sub_codes.shape[1]
         if not 1 <= num_slots <= self.config.num_tokens:

@@ -286,7 +286,7 @@ class VideoTokenizer(Pretrained[TokenizerConfig, TokenizerFacts]):
         if codes.ndim != 4 + several or not codes.numel():
             axes = "b t h w level" if several else "b t h w"
             raise InputError(
-                f"codes are a grid {axes} of at least one, found the shape {tuple(codes.shape)}"
+                f"codes are a non-empty grid {axes}, found the shape {tuple(codes.shape)}"
             )
         backbone = self.config.backbone
         lead = int(backbone.causal)

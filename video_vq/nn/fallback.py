@@ -46,7 +46,7 @@ def warn_of_fallback(what: str, error: BaseException) -> None:
     said = " ".join(str(error).split()) or "no message"
     warnings.warn(
         f"{what} failed ({type(error).__name__}: {said[:200]}); the same is computed without it, "
-        "slower",
+        "more slowly",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -59,7 +59,7 @@ def plain_integers(value: object, what: str) -> list[int] | None:
     if not isinstance(value, Sequence) or not all(isinstance(item, kinds) for item in value):
         return None
     if any(isinstance(item, bool | np.bool_) for item in value):
-        raise InputError(f"{what}: expected integers, found a {type(value).__name__} with bool")
+        raise InputError(f"{what}: expected integers, found a {type(value).__name__} with booleans")
     return [int(item) for item in value]
 
 

@@ -15,7 +15,7 @@ def show(result: dict[str, Any]) -> None:
             floor = under["floor"]
             print(
                 f"  floor {floor['distance']:.2f}: real clips against other real clips at "
-                f"N = {floor['num_clips']}, the largest disjoint"
+                f"N = {floor['num_clips']}, the largest N of disjoint sets"
             )
             print("  (with fewer clips FVD is larger: compare only at equal N)")
         else:
@@ -64,7 +64,7 @@ def show_sanity(result: dict[str, Any]) -> None:
         if (floor := under["floor"]) is not None:
             print(
                 f"  floor {floor['distance']:.4g}: real clips against other real clips at "
-                f"N = {floor['num_clips']}; unlike the rows above, it holds the noise of sampling"
+                f"N = {floor['num_clips']}; unlike the rows above, it includes sampling noise"
             )
         print(f"  {_seen(under['changes'], title)}")
     network = result["network"]

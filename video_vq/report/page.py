@@ -58,7 +58,7 @@ def write_page(out: Path, render: Callable[[int], str], what: Path) -> None:
                 break
         if len(page) > MAX_BYTES:
             raise InputError(
-                f"{what}: the page would have {len(page) / 1e6:.0f} MB, more than "
+                f"{what}: the page would take {len(page) / 1e6:.0f} MB, more than "
                 f"{MAX_BYTES / 1e6:.0f}; take its parts one by one"
             )
         out.parent.mkdir(parents=True, exist_ok=True)

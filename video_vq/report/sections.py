@@ -170,7 +170,7 @@ def commands(parts: Parts, films: Films) -> list[Section]:
     if not lines:
         return []
     told = Text(
-        "Trainings and evaluations are shown as they were given. The others are reconstructed "
+        "Training runs and evaluations are shown as they were given. The others are reconstructed "
         "from their stores; RAW is the folder of raw videos."
     )
     return [Section("Commands", (told, Code("\n\n".join(lines), is_command=True)))]

@@ -63,7 +63,7 @@ def _judged(
 ) -> Headline:
     """Return a headline that compares a score with its hardest control."""
     if value is None:
-        return Headline(name, "exact", "", "every clip comes back bit by bit", True)
+        return Headline(name, "exact", "", "every clip comes back bit for bit", True)
     known = {key: level for key, level in controls.items() if level is not None}
     if not known:
         told = "no control was computed; evaluate with --controls"

@@ -97,8 +97,8 @@ def token_sections(store: TokenStore, painter: CodePainter | None, films: Films)
     if counted < len(store):
         text = text._replace(text=f"{text.text} Counted on {counted:,} clips, evenly spaced.")
     told = (
-        "A cell for each code, the first at the top left, row by row. The darker, the more often "
-        "it occurs, on a logarithmic scale; red: never."
+        "A cell for each code, the first at the top left, row by row. The darker the cell, the "
+        "more often its code occurs, on a logarithmic scale; red: never."
     )
     return [
         Section("Clips and codes", (Text(_explained(painter)), *_strips(store, painter, films))),

@@ -246,7 +246,7 @@ def _recipe_of(path: Path, raw: RawVideos) -> FrameRecipe:
         ) from None
     if any(raw.plan.get(key) != value for key, value in plan.items()):
         raise InputError(
-            f"{path}: was listed by a version of data-prep that makes other frames; "
+            f"{path}: was listed by a version of data-prep that makes different frames; "
             "list the videos again"
         )
     require_decoder(recipe.decoder)

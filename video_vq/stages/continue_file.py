@@ -183,7 +183,7 @@ def last_frames(
     if len(kept) < count:
         rate = "" if fps is None else f" at {fps:g} frames per second, the prior's rate"
         raise InputError(
-            f"{info.path}: has {len(kept)} frames{rate}; {count} are to be given; "
+            f"{info.path}: has {len(kept)} frames{rate}; {count} are needed; "
             "lower --given-frames, or take a longer video"
         )
     return np.stack(kept)

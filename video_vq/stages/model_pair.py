@@ -32,7 +32,7 @@ def require_same_grid(prior: AnyPrior, tokenizer: VideoTokenizer, prior_path: Pa
     """
     if prior.config.vocabulary != tokenizer.config.quantizer.vocabulary:
         raise InputError(
-            f"{prior_path}: models codes of {prior.config.vocabulary} values a position, the "
+            f"{prior_path}: models codes of {prior.config.vocabulary} values per position, the "
             f"tokenizer's have {tokenizer.config.quantizer.vocabulary}; train a prior on tokens of "
             f"`video-vq encode` with this tokenizer"
         )

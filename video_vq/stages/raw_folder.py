@@ -186,7 +186,7 @@ def _differences(out: Path, videos: RawVideos) -> list[str]:
         )
         reasons = [{entry.id: entry.reason for entry in side.skipped} for side in (before, videos)]
         if reasons[0] != reasons[1]:
-            found.append("other files cannot be used, or for other reasons")
+            found.append("different files cannot be used, or for different reasons")
         lines = difference(before.plan, videos.plan)
         settings = [line for line in lines if line.split(":")[0] not in LIST_SETTINGS]
         if any(line.startswith("fps:") for line in settings):  # the version follows from it
@@ -201,8 +201,8 @@ def _differences(out: Path, videos: RawVideos) -> list[str]:
     names = [video.id for video in TokenStore(out).videos]
     found = _changes(dict.fromkeys(names, 0), {video.name: 0 for video in videos.videos})
     return found or [
-        "files of the same names have other sizes, other files cannot be used, other settings were "
-        "given, or it was made from a store or a list"
+        "files of the same names have different sizes, different files cannot be used, different "
+        "settings were given, or it was made from a store or a list"
     ]
 
 

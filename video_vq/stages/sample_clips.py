@@ -111,7 +111,7 @@ def require_class(prior: AnyPrior, label: str | None) -> None:
             "--class out"
         )
     close = nearest(label, classes)
-    hint = f"did you mean {close!r}? It knows" if close else "it knows"
+    hint = f"did you mean {close!r}? They are" if close else "they are"
     raise InputError(
         f"--class {label!r}: is not one of the prior's {len(classes)} classes; {hint} "
         f"{', '.join(classes)}"
@@ -147,7 +147,7 @@ def _length(
     if num_latents <= num_given:
         raise InputError(
             f"--seconds {job.seconds:g}: at {fps:g} frames per second the given frames fill it; "
-            "give fewer frames, or name more seconds"
+            "give fewer frames, or raise --seconds"
         )
     return length_of_latents(num_latents, config, tokenizer.facts, job.window_stride)
 

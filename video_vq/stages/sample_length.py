@@ -55,7 +55,7 @@ def length_of_latents(
     """
     if not config.backbone.causal:
         raise InputError(
-            "--seconds needs a causal tokenizer, in this one each frame depends on later "
+            "--seconds needs a causal tokenizer; in this one, each frame depends on later "
             "ones, so clips cannot be continued; train one with "
             "model.backbone.causal=true, or leave --seconds out"
         )

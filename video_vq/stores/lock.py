@@ -253,7 +253,7 @@ def _refusal(path: Path, holder: _Holder | None) -> str:
     if holder is not None:
         who = f"process {holder.pid} on {holder.host}, since {holder.since}"
         if not _is_alive(holder):
-            who = f"the remains of {who}"
+            who = f"a process left over from {who}"
     return (
         f"{path}: is being written by {who}; wait until it ends (it may outlive its launcher), or "
         "end it, then run this again"

@@ -176,7 +176,10 @@ def test_a_process_that_is_stopped_from_outside_costs_no_video(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "problem"),
     [
-        ("memory", "the system killed the worker that decoded it, twice, probably for its memory"),
+        (
+            "memory",
+            "the system killed the worker that decoded it, twice, probably for lack of memory",
+        ),
         ("full", r"store: cannot be written \(No space left on device\)\nNothing is lost"),
         ("flaky", "SIGSEGV among other videos, but not by itself"),
     ],

@@ -105,7 +105,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path):
         (8, "split: expected train, val, test, found 'dev'"),
         (9, "has 3 fields, the first line 5"),
         (10, r"label: expected at most 200 printable characters, found 'x\x1b[31m'"),
-        (10, "no group; with a column `group` every row has one"),
+        (10, "no group; with a column `group`, every row needs one"),
         (10, "'c': is a folder without png, jpg or webp pictures"),
         (11, "'out.avi': a link that leads out of"),
         (11, "actions: expected a .npy or .csv file, found '2.txt'"),
@@ -123,7 +123,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path):
     ("text", "problem"),
     [
         ("", "line 1: expected the names of the columns, `path` among them"),
-        ("a.avi\nb.avi\n", "line 1: no such column: 'a.avi'; known are path, label"),
+        ("a.avi\nb.avi\n", "line 1: no such column: 'a.avi'; known: path, label"),
         ("path,lable\na.avi,x\n", "no such column: 'lable'; did you mean 'label'"),
         ("path,path\na.avi,x\n", "names a column twice"),
         ("path\n", "no row follows"),

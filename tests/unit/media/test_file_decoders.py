@@ -122,7 +122,11 @@ def test_a_decoder_that_sleeps_is_stopped_and_storage_that_does_not_answer_is_an
     ("name", "error", "problem"),
     [
         ("memory-1", InputError, "the system killed the worker that decoded it, twice"),
-        ("full-1", InputError, r"written \(No space left on device\); TMPDIR names another folder"),
+        (
+            "full-1",
+            InputError,
+            r"written \(No space left on device\); set TMPDIR to another folder",
+        ),
         ("bug-1", RuntimeError, "KeyError: 'a mistake of ours'"),
     ],
 )

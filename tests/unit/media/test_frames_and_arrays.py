@@ -146,9 +146,7 @@ def test_a_rate_that_no_video_needs_is_refused_wherever_it_can_be_given(tmp_path
     require_scorable(tmp_path, [tmp_path / "frames"], *chosen, reading=Reading(fps=25.0))
     found = list_videos(tmp_path / "frames", FolderSettings(stand_in_fps=5.0))
     assert found.reading.fps == 5
-    assert found.notes == (
-        "frames and arrays state no rate: taken for 5 frames per second (--fps)",
-    )
+    assert found.notes == ("frames and arrays state no rate: assumed 5 frames per second (--fps)",)
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,7 @@ def test_what_is_no_rgb_clip_is_refused(shape):
 
 def test_a_misspelt_preset_is_suggested():
     with pytest.raises(
-        InputError, match=r"no FVD protocol 'al': .*larp, padded, all; did you mean 'all'"
+        InputError, match=r"no FVD protocol 'al'; known: .*larp, padded, all; did you mean 'all'"
     ):
         fvd_protocols("google, al")
     assert fvd_protocols("google, tats,google") == (PROTOCOLS["google"], PROTOCOLS["tats"])

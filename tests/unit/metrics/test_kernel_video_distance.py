@@ -65,7 +65,7 @@ def test_the_distance_is_symmetric_and_ignores_the_order():
 
 
 def test_too_few_clips_or_another_network_are_refused():
-    with pytest.raises(InputError, match="at least 3 clips on a side, found 2 and 5"):
+    with pytest.raises(InputError, match="at least 3 clips on each side, found 2 and 5"):
         kernel_distance(np.zeros((2, 4)), np.zeros((5, 4)))
     with pytest.raises(InputError, match="one network"):
         kernel_distance(np.zeros((5, 4)), np.zeros((5, 3)))

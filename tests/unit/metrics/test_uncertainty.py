@@ -237,10 +237,10 @@ def sentence(at_n: tuple[float, float], population: tuple[float, float] | None) 
         ((-2, 4), (-3, 3), "ours and theirs cannot be told apart at N = 2048"),
         ((-6, -2), (-6, -2), "ours has a lower FVD than theirs at N = 2048, by 4.0"),
         ((2, 6), (2, 6), "theirs has a lower FVD than ours at N = 2048, by 4.0"),
-        ((2, 6), (2, 6), "and also once the bias of that N is taken out."),
-        ((2, 6), (-1, 3), "but not for certain once the bias of that N is taken out."),
-        ((2, 6), (-6, -2), "but not for certain once the bias of that N is taken out."),
-        ((2, 6), None, "so few clips favour models of little variety, more may reverse it."),
+        ((2, 6), (2, 6), "and also once the bias at this N is removed."),
+        ((2, 6), (-1, 3), "but not with certainty once the bias at this N is removed."),
+        ((2, 6), (-6, -2), "but not with certainty once the bias at this N is removed."),
+        ((2, 6), None, "so few clips favour models of little variety, and more may reverse it."),
     ],
 )
 def test_the_sentence_says_what_is_known(at_n, population, expected):

@@ -165,7 +165,7 @@ def test_a_model_is_loaded_in_the_dtype_it_was_saved_in(make, dtype, tmp_path):
     saved = model.save_pretrained(tmp_path)
     name = str(dtype).removeprefix("torch.")
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == name
-    assert f"| of dtype | {name} |" in (tmp_path / "README.md").read_text()
+    assert f"| dtype | {name} |" in (tmp_path / "README.md").read_text()
     loaded = type(model).from_pretrained(tmp_path)
     assert loaded.hash == saved
     found, expected = loaded.state_dict(), model.state_dict()

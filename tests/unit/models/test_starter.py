@@ -102,7 +102,7 @@ def test_reconstruct_takes_it_without_a_tokenizer_and_says_so(tiny, tmp_path, ca
     write_frames(tmp_path / "in.mkv", frames, 10)
     assert main(["reconstruct", "in.mkv", "out.mkv"]) == 0
     said = capsys.readouterr().out
-    assert "by the starter tokenizer, 4 bits a token" in said
+    assert "by the starter tokenizer, 4 bits per token" in said
     assert "init_from=starter" in said
     assert "48 tokens" in said
     tiny.save_pretrained("mine")

@@ -65,7 +65,7 @@ def test_sub_codes_are_digits_the_highest_first_and_join_again():
     codes = torch.tensor([[0, 511, 512, (1 << 18) - 1]])
     assert one.split(codes)[0].tolist() == [[0, 0], [0, 511], [1, 0], [511, 511]]
     assert torch.equal(one.join(one.split(codes)), codes)
-    with pytest.raises(InputError, match="2 codes a position along their last axis"):
+    with pytest.raises(InputError, match="2 codes per position along their last axis"):
         split.split(torch.zeros(2, 3, dtype=torch.int64))
 
 
@@ -188,7 +188,7 @@ def test_samples_are_those_of_a_loop_without_cache(config, num_given):
 def test_tokens_of_another_factorisation_get_a_sentence():
     prior = made(LEVELS)
     labels = torch.tensor([0])
-    with pytest.raises(InputError, match="2 codes a position along their last axis"):
+    with pytest.raises(InputError, match="2 codes per position along their last axis"):
         prior(torch.zeros(1, 8, dtype=torch.int64), labels)
     with pytest.raises(InputError, match=r"expected b n level.*grid\.flatten\(1, 3\)"):
         prior(torch.zeros(1, *GRID, 2, dtype=torch.int64), labels)

@@ -33,7 +33,7 @@ def test_simulated_videos_are_said_beside_the_scores_and_their_protocol():
     scores = scores_of("tokenizer")
     assert simulation(scores) is None
     scores["made_by"] = {"data": {"source": "bair", "simulated": "a toy world"}}
-    beyond = "The videos are simulated (a toy world): no score compares with a published one"
+    beyond = "The videos are simulated (a toy world): no score is comparable with a published one"
     assert f"{beyond}." in remarks(scores)
     told = as_scored(generation_protocol("bair-256"), "a toy world")
     assert told["simulated"] == "a toy world"

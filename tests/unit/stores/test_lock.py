@@ -200,7 +200,7 @@ def test_children_that_were_handed_the_lock_are_waited_for(tmp_path, monkeypatch
     with Holder(tmp_path, more=KEEPING.format(pipe=pipe.reading)) as holder, closing(pipe):
         holder.kill()
         monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.1)
-        with pytest.raises(InputError, match=f"by the remains of {holder.name}"):
+        with pytest.raises(InputError, match=f"by a process left over from {holder.name}"):
             acquire(tmp_path)
         monkeypatch.setattr(lock, "PATIENCE_SECONDS", 60.0)
         slept, whole = [], time.sleep

@@ -202,7 +202,7 @@ def test_a_failed_run_is_a_result_with_its_last_words(tmp_path, monkeypatch):
 
 
 def test_a_stopped_run_is_no_result_and_goes_on(tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="train-prior was stopped; the same command goes on"):
+    with pytest.raises(SystemExit, match="train-prior was stopped; the same command resumes"):
         study(tmp_path, monkeypatch, Commands(stops_at="train-prior"))
     assert (tmp_path / "out" / "main-toy-good-muon-plain-tuned-0").is_dir()
     results = study(tmp_path, monkeypatch, Commands())
