@@ -321,6 +321,8 @@ def summarize(outcome: Outcome, listing: Listing) -> str:
         lines += [f"  {note['id']}: {note['note']}" for note in outcome.notes[:3]]
     lines += [f"note: {note}" for note in (*listing.notes, *mixed_rates(store.videos))]
     lines += repeated_frames(store.videos, store.plan.get("fps"))
+    if splits["train"] == 1 and videos > 1:
+        lines.append("note: only one video is left for training; a model cannot learn much from it")
     if missing := [name for name in SPLITS if not splits[name]]:
         lines.append(warning_of_empty_splits(missing, store.num_skipped))
     return "\n".join(lines)

@@ -157,7 +157,7 @@ def test_fvd_refuses_before_it_loads_a_network(clip_store, tmp_path, monkeypatch
         return capsys.readouterr().err
 
     assert "empty: holds no videos" in refusal(clip_store, tmp_path / "empty", *google)
-    assert "nowhere: neither a clip store" in refusal(clip_store, tmp_path / "nowhere", *google)
+    assert "nowhere: no such file or folder" in refusal(clip_store, tmp_path / "nowhere", *google)
     assert "keeps its frame rate; prepare it" in refusal(clip_store, clip_store, "--fps", "7")
     larp = ("--frames", "4", "--protocol", "larp")
     assert "scores 16 frames" in refusal(clip_store, clip_store, *larp)

@@ -16,6 +16,8 @@ from video_vq.stores.tokens import TokenStore
 from video_vq.stores.videos import warning_of_empty_splits
 from video_vq.training.finished import RUN
 
+MANY_GRIDS = 10_000  # number of training grids from which the larger prior is suggested
+
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     """Add the parser for the `encode` subcommand to `verbs`."""
@@ -180,7 +182,8 @@ def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
     if {"train", "val"} <= store.splits:
         is_own = arguments.tokenizer != starter.FOLDER
         prior = beside(_run_of(arguments.tokenizer) if is_own else arguments.out, "prior")
-        words = ("train-prior", "--config", "small", "--tokens", arguments.out, "--out", prior)
+        config = "small" if len(store.rows("train")) >= MANY_GRIDS else "video64"
+        words = ("train-prior", "--config", config, "--tokens", arguments.out, "--out", prior)
     else:  # nothing to train on
         decoded = beside(arguments.out, "decoded")
         words = ("decode", arguments.out, "--tokenizer", arguments.tokenizer, "--out", decoded)

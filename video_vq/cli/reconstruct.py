@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     height, width = made.size_hw
     print(
-        f"{made.num_frames} frames of {width}x{height}, original left, reconstruction from "
+        f"{made.num_frames} frames of {height}x{width}, original left, reconstruction from "
         f"{made.num_tokens:,} tokens right ({made.bits_per_pixel:.3g} bits per pixel, PSNR "
         f"{made.psnr:.2f} dB): {arguments.out}"
     )

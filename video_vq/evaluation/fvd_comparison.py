@@ -173,8 +173,8 @@ def require_scorable(
     for path, part in ((real, split), *((path, None) for path in candidates)):
         if not path.exists() and not is_array_file(path):
             raise InputError(
-                f"{path}: neither a clip store, nor a folder of videos, nor an array file, nor a "
-                "feature file"
+                f"{path}: no such file or folder; name a folder of videos, a clip store, an array "
+                "file or a feature file"
             )
         if not is_saved(path):
             found = count_clips(path, cut, part, reading)

@@ -237,4 +237,4 @@ def _network_inputs(
 
 def _kind(size_hw: tuple[int, ...], fps: float | None) -> str:
     rate = "unknown rate" if fps is None else f"{fps:.4g} fps"
-    return f"{size_hw[1]}x{size_hw[0]} at {rate}"
+    return f"{size_hw[0]}x{size_hw[1]} at {rate}"

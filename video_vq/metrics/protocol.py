@@ -109,7 +109,8 @@ RESIZES = {"half-pixel": "half-pixel bilinear", "tf1-legacy": "tf1-legacy biline
 PADDED = "padded"
 
 _RESIZE_INSIDE = (
-    "its resize is inside a TorchScript file; assumed: half-pixel bilinear per frame, squashed"
+    "the original's resize is hidden in a TorchScript file; assumed: half-pixel bilinear per "
+    "frame, squashed"
 )
 
 PROTOCOLS: dict[str, FVDProtocol] = {

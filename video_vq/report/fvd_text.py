@@ -19,7 +19,7 @@ def show(result: dict[str, Any]) -> None:
             )
             print("  (with fewer clips FVD is larger: compare only at equal N)")
         else:
-            print("  no floor: it takes 4 real clips of at least 2 source videos")
+            print("  no floor: fewer than 4 real clips, or only one source video")
         for difference in under["differences"]:
             print(f"  {difference['sentence']}")
         print(f"  {under['citation']}")
@@ -99,7 +99,7 @@ def _show_score(score: dict[str, Any], title: str, under: dict[str, Any]) -> Non
     if score["fvd_error"] is not None:
         told += f" ± {score['fvd_error']:.2f}"
     else:
-        told += " (no error: it takes 8 source videos on each side)"
+        told += " (error not estimated: fewer than 8 source videos on a side)"
     told += f"  {score['name']}  ({under['settings']['name']})"
     print(told)
     if score["kvd"] is not None:

@@ -141,12 +141,12 @@ def test_sizes_rates_and_lengths_follow_their_rules(tmp_path):
     comparison = FVDComparison(network(), [STYLEGANV], CUT, cache=tmp_path / "cache")
     mixed = comparison.read(folder)
     assert mixed.num_clips == 3
-    assert mixed.kinds == {"32x32 at 10 fps": 2, "48x32 at 25 fps": 1}
+    assert mixed.kinds == {"32x32 at 10 fps": 2, "32x48 at 25 fps": 1}
     assert len(mixed.left_out) == 2
     assert any("shorter than a clip of 16 frames" in line for line in mixed.left_out)
     other = comparison.read(folder_of(tmp_path / "b", 3, 1, fps=30))
     warnings = comparison.scores(other, [mixed])["warnings"]
-    assert any("is mixed: 2 of 32x32 at 10 fps, 1 of 48x32 at 25 fps" in w for w in warnings)
+    assert any("is mixed: 2 of 32x32 at 10 fps, 1 of 32x48 at 25 fps" in w for w in warnings)
     assert any("frame rates differ: 30 fps against 10 fps, 25 fps" in w for w in warnings)
     # At 5 frames per second every second frame of 10 is left: 16 frames are 8, too few.
     slow = FVDComparison(network(), [STYLEGANV], Cut(16, 1, 5.0), cache=tmp_path / "cache")
