@@ -66,7 +66,7 @@ def test_top_k_and_top_p_agree_with_their_definition_on_1000_random_distribution
 
 
 def test_top_k_and_top_p_agree_with_hugging_face_on_1000_random_distributions():
-    """At the edge of top-p, Hugging Face keeps whichever equal logit its unstable sort puts last."""
+    """At the edge of top-p, Hugging Face keeps the equal logit its unstable sort puts last."""
     ids = torch.LongTensor([[0]])
 
     def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
