@@ -26,7 +26,7 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def weights_of_the_user() -> None:
-    """Point to the weights in the user's cache, as tests use separate cache folders."""
+    """Set the paths of weights to files in the user's cache, as tests use separate caches."""
     from video_vq.metrics.weights import I3D_WEIGHTS, ST_LPIPS_WEIGHTS
     from video_vq.stores.files import cache_folder
 

@@ -91,7 +91,7 @@ def hold_in_saving(first_step: int, name: str, count: int) -> None:
 
 
 class HeldAtStart(StopRequest):
-    """StopRequest that pauses the process once signals are handled."""
+    """A StopRequest that pauses the process once signals are handled."""
 
     def __enter__(self):
         super().__enter__()
@@ -100,7 +100,7 @@ class HeldAtStart(StopRequest):
 
 
 def main() -> int:
-    """Run the command, and write its exit status as late as possible in the exit of Python."""
+    """Run the command; write its exit status as late as possible while Python shuts down."""
     moment = os.environ["HELD_AT"]
     if moment == "start-up":
         patch.object(training_verbs, "StopRequest", HeldAtStart).start()

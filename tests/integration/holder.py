@@ -18,9 +18,10 @@ lock.release()
 
 
 class Holder:
-    """Process that locks a path until it ends; use as a context manager.
+    """A process that holds the lock of a path until the process ends; use as a context manager.
 
     Args:
+        path: folder or file to lock.
         single_file: whether the path is a file to write.
         more: Python code that the process runs after acquiring the lock.
     """

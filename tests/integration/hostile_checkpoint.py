@@ -28,7 +28,7 @@ def listed(files: Files) -> Files:
 
 
 def damaged_bytes(files: Files, other: Files, rng: random.Random) -> Files:
-    """Return the files after damaging or swapping some without updating the manifest."""
+    """Return the files after damaging, swapping or replacing some without a matching manifest."""
     name, second = rng.sample(sorted(files), 2)
     data = files[name]
     place, size = rng.randrange(len(data)), rng.randrange(1, 64)

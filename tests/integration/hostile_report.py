@@ -66,7 +66,7 @@ def gallery_of(labels: list[str | None]) -> Gallery:
 
 
 def scores_of(name: str) -> dict:
-    """Return scores in the format of `evaluate`, with a given name as every string."""
+    """Return scores in the format of `evaluate`, with a given name in place of most strings."""
     fvd = {"value": 1234.5, "num_real": 64, "num_fake": 48, "warnings": []}
     clip = {"video": name, "start": 0, "psnr": 20.0, "ssim": 0.9}
     return {
@@ -104,7 +104,7 @@ def scores_of(name: str) -> dict:
 
 
 def make_hostile_run(folder: Path) -> Path:
-    """Write a run in which classes, videos, settings and commands have hostile names."""
+    """Write a run with hostile names of classes, videos and settings; return its folder."""
     run = folder / "<img src=x onerror=window.broken=1>"
     scores = run / "scores"
     scores.mkdir(parents=True)

@@ -30,7 +30,7 @@ def encode(
     times: Sequence[int] | None = None,
     start: int = 0,
 ) -> Path:
-    """Write a video with frame times in milliseconds, or with 25 fps from frame number `start`."""
+    """Write a video with the given frame times in ms, or at 25 fps from frame number `start`."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
         assert isinstance(stream, VideoStream)
@@ -53,7 +53,7 @@ def encode(
 
 
 def joined(path: Path, parts: Sequence[tuple[np.ndarray, int]], *settings: Any) -> Path:
-    """Write the concatenated bytes of videos, each given as frames and first frame number."""
+    """Write the concatenated bytes of videos, each given by its frames and first frame number."""
     data = b""
     for number, (frames, start) in enumerate(parts):
         part = path.with_name(f"part{number}{path.suffix}")

@@ -71,7 +71,7 @@ def write(training: Any, seen: list[int]) -> None:
 
 
 def sha256(tensors: dict[str, Tensor]) -> str:
-    """Return the SHA-256 of the tensors' bytes, in the order of their names."""
+    """Return the SHA-256 of the tensors' bytes, in alphabetical order of the names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())

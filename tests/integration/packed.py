@@ -20,7 +20,7 @@ def tar_entry(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link:
 
 
 def tar_of(files: Mapping[str, bytes], format: int = tarfile.GNU_FORMAT) -> bytes:
-    """Return a tar of files, written by Python's tarfile, with folders before their contents."""
+    """Return a tar archive written by Python's tarfile, with folders before their contents."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
         for folder in sorted({part for name in files for part in _folders(name)}):
@@ -40,7 +40,7 @@ def _folders(name: str) -> list[str]:
 
 
 def zip_of(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """Return a zip of files, written by Python's zipfile."""
+    """Return a zip archive of files, written by Python's zipfile."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, data in files.items():
@@ -49,7 +49,7 @@ def zip_of(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> by
 
 
 def zip_with_mode(name: str, data: bytes, mode: int) -> bytes:
-    """Return a zip of one entry with a Unix file mode, for example of a link or device."""
+    """Return a zip archive with one entry that has a Unix file mode, such as that of a link."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         info = zipfile.ZipInfo(name)
@@ -69,7 +69,7 @@ def overlapping_zip(count: int, data: bytes) -> bytes:
 
 
 def rar_of(files: Mapping[str, bytes], mode: int = 0o100644) -> bytes:
-    """Return an uncompressed rar 4 archive of files (RARLAB, technote of version 3)."""
+    """Return an uncompressed RAR 4 archive of files, as described in RARLAB's technote."""
     blocks = [b"Rar!\x1a\x07\x00", _rar_block(0x73, 0, bytes(6))]
     for name, data in files.items():
         fields = struct.pack(

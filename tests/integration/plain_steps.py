@@ -77,7 +77,7 @@ def adamw(module: nn.Module, config: OptimizerConfig, betas: tuple[float, float]
 
 
 def update(optimizer: Any, module: nn.Module, of_ranks: list[Any], clip: float, lr: float) -> None:
-    """Make a step with the mean of the ranks' gradients, clipped to norm `clip`."""
+    """Take a step with the mean of the ranks' gradients, clipped to norm `clip`."""
     for value, *gradients in zip(module.parameters(), *of_ranks, strict=True):
         value.grad = sum(gradient / len(gradients) for gradient in gradients)
     nn.utils.clip_grad_norm_(module.parameters(), clip)
@@ -120,7 +120,7 @@ def mean(values: list[Tensor]) -> Tensor:
 
 
 def tokenizer_steps(config: TokenizerTrainingConfig, store: ClipStore, world: int) -> Plain:
-    """Train a tokenizer with L2, commitment, codebook and adversarial losses."""
+    """Train a tokenizer with L2, commitment and adversarial losses; also record codebook losses."""
     optim, seed, loss, adversarial = (
         *(config.optim, config.run.seed),
         *(config.loss, config.loss.adversarial),

@@ -50,7 +50,7 @@ Kind = Literal["tokenizer", "prior"]
 KINDS: tuple[Kind, ...] = ("tokenizer", "prior")
 ACCUMULATIONS = (1, 2, 4)
 SIZES = (1, 2, 3, 7, 10, 13, 101)
-# Adam divides a gradient by its size: where it is mere rounding, so would be a step; hence eps.
+# Adam divides a gradient by its size, so `eps` keeps rounding errors from causing full steps.
 PARITY = (
     "optim.eps=1e-6 optim.steps=30 optim.batch_size=8 run.log_every=5 run.validate_every=15 "
     "run.checkpoint_every=30 run.validation_clips=20"
@@ -75,7 +75,7 @@ BAD_STEPS = {3: torch.nan, 5: torch.inf, 6: -torch.inf}
 
 
 def make_data(folder: Path) -> None:
-    """Write a clip store and a token store, each with over a hundred validation items."""
+    """Write configs, and a clip and a token store with over a hundred validation items each."""
     clips = make_clip_store(folder / "given" / "clips", num_frames=24)
     given(folder, "tokenizer").write_text(SMALL_TOKENIZER)
     given(folder, "prior").write_text(SMALL_PRIOR)
@@ -106,7 +106,7 @@ def given(folder: Path, kind: Kind) -> Path:
 
 
 def settings(kind: Kind, *changes: str) -> list[str]:
-    """Return settings as command-line arguments, without dropout for a prior."""
+    """Return settings as command-line arguments; those of a prior also switch off dropout."""
     if kind == "prior":
         changes = (*changes, NO_DROPOUT)
     return [setting for change in changes for setting in change.split()]
@@ -161,7 +161,7 @@ def parity(folder: Path, out: Path) -> None:
 
 @contextmanager
 def validated_sizes(kind: Kind) -> Iterator[list[int]]:
-    """Yield a list to which the number of items in each scored batch is added."""
+    """Yield a list to which the number of items in each scored batch is appended."""
     module = tokenizer_module if kind == "tokenizer" else prior_module
     real, sizes = module.functional_call, []
 
@@ -186,7 +186,7 @@ def recorded(folder: Path, out: Path) -> None:
 
 
 def of_latents(folder: Path, out: Path) -> None:
-    """Train for six steps with OF_LATENTS; each rank records a hash of its averaged weights."""
+    """Train for six steps with each entry of OF_LATENTS; each rank hashes its averaged weights."""
     for name, more in OF_LATENTS.items():
         changes = settings("tokenizer", PARITY, "optim.steps=6 run.log_every=1", more)
         state = train("tokenizer", folder, out / name, changes)
@@ -198,7 +198,7 @@ def of_latents(folder: Path, out: Path) -> None:
 
 
 def validation(folder: Path, out: Path) -> None:
-    """Validate both kinds of model on various numbers of items."""
+    """Validate both kinds of model on various numbers of items; each rank records all scores."""
     accelerator = make_accelerator()
     clips, tokens = ClipStore(folder / "given/clips"), TokenStore(folder / "given/tokens")
     torch.manual_seed(0)
@@ -227,12 +227,12 @@ def validation(folder: Path, out: Path) -> None:
         assert scores is not None
         assert bits is not None
         found[number] = {**scores._asdict(), "bits_per_token": bits}
-    # Each rank computes the figures of all.
+    # Each rank has the scores over all ranks.
     (out / f"validation-rank{accelerator.process_index}.json").write_text(json.dumps(found))
 
 
 def poisoned(bad: dict[int, float] | range) -> Callable[..., Any]:
-    """Return a function that patches the loss; some values on the last rank are not finite."""
+    """Return a function that patches a loss so that some values on the last rank are not finite."""
     accelerator, patches = make_accelerator(), mock.patch.multiple
     calls = {"tokenizer": 0, "prior": 0}
     is_last = accelerator.process_index == accelerator.num_processes - 1
@@ -265,7 +265,7 @@ def poisoned(bad: dict[int, float] | range) -> Callable[..., Any]:
 
 
 def poison(folder: Path, out: Path) -> None:
-    """Train with a non-finite loss on one rank at some steps."""
+    """Train with a non-finite loss on one rank at some steps; each rank records its results."""
     patch = poisoned(BAD_STEPS)
     for kind in KINDS:
         with patch(kind):
@@ -291,7 +291,7 @@ def start(command: Sequence[str]) -> int:
 
 
 def more_ranks(folder: Path, out: Path) -> None:
-    """Resume one rank's runs on more ranks, first without and then with permission."""
+    """Resume single-rank runs on more ranks, which fails without `--allow-change world_size`."""
     for kind in KINDS:
         changes = settings(kind)
         command = arguments(kind, folder, out / f"{kind}-begun")

@@ -44,14 +44,14 @@ def tensors(run: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def saved_state(run: Path) -> dict[str, Any]:
-    """Return the state of the last checkpoint, without its tensors."""
+    """Return state.json of the last checkpoint, without the position in the log."""
     state = json.loads((run / "state" / LAST / "state.json").read_text())
     del state["log_position"]  # times have more or fewer digits
     return state
 
 
 def digests(run: Path) -> dict[str, str]:
-    """Return the SHA-256 of all results of a run except times."""
+    """Return the SHA-256 of each result of a run, by name; times are ignored."""
     found = {name: sha256(values) for name, values in tensors(run).items()}
     for name, value in (("state", saved_state(run)), ("metrics", log_without_times(run))):
         text = json.dumps(value, sort_keys=True)
@@ -96,7 +96,7 @@ def machine() -> str:
 
 
 def record() -> None:
-    """Write recorded.json: the names, and this machine's digests beside those of others."""
+    """Update the names in recorded.json, and add this machine's digests to those of others."""
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         make_runs(folder)

@@ -44,7 +44,7 @@ def make_stores(root: Path) -> None:
 
 
 def digests(root: Path) -> dict[str, dict[str, str]]:
-    """Return the SHA-256 of each file with contents of a store, by store and file."""
+    """Return the SHA-256 of each JSON and NumPy file of the stores, by store and file."""
     return {
         name: {
             str(file.relative_to(root / name)): _digest(file, root)

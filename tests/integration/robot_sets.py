@@ -55,7 +55,7 @@ class RobotSet:
         self.info.write_text(json.dumps({**json.loads(self.info.read_text()), **changes}))
 
     def change_rows(self, path: Path, **columns: Any) -> None:
-        """Replace columns of a table."""
+        """Replace columns of the Parquet table in a file."""
         table = parquet.read_table(path)
         for name, values in columns.items():
             place = table.column_names.index(name)
@@ -105,7 +105,10 @@ def write_robot_set(
     tasks: tuple[str, ...] = ("push", "lift"),
     splits: dict[str, str] | None = None,
 ) -> RobotSet:
-    """Write episodes to up to three files per camera; join the cameras' files in different ways."""
+    """Write episodes to up to three video files per camera.
+
+    Those of camera TOP are encoded in one piece; the others join separately encoded episodes.
+    """
     rng = np.random.default_rng(len(lengths))
     files = [((0, 0), (0, 1), (1, 0))[min(3 * n // len(lengths), 2)] for n in range(len(lengths))]
     made = RobotSet(root, list(lengths), files)

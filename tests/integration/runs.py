@@ -39,7 +39,7 @@ def make_clip_store(
     rates: Sequence[float] = (10.0,),
     size: int = 16,
 ) -> ClipStore:
-    """Write a clip store of moving squares in two classes, with equal train, val and test splits.
+    """Write a clip store of moving squares in two classes, split equally into train, val and test.
 
     The videos of each split cycle through the given frame rates.
     """
@@ -72,14 +72,14 @@ def make_clip_store(
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Return the environment with one thread, without a launcher's variables, and with changes."""
+    """Return the environment with one thread and changes, but without a launcher's variables."""
     drop = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     kept = {key: value for key, value in os.environ.items() if key not in drop}
     return {**kept, "OMP_NUM_THREADS": "1", **changes}
 
 
 def video_vq(*arguments: str | Path, expect: int = 0, **changes: str):
-    """Run `video-vq` and check its exit status; use a new process if variables are changed."""
+    """Run `video-vq` and check its exit status; changed variables require a new process."""
     if changes:
         return run([sys.executable, "-m", "video_vq", *arguments], expect, **changes)
     words = [str(argument) for argument in arguments]
@@ -127,13 +127,13 @@ def run(command: list, expect: int = 0, **changes: str):
 
 
 def checked(answer: subprocess.CompletedProcess[str], expect: int):
-    """Return a finished command after checking its exit status."""
+    """Return the result of a finished command after checking its exit status."""
     assert answer.returncode == expect, f"{answer.returncode}\n{answer.stdout}\n{answer.stderr}"
     return answer
 
 
 class AfterStep(StopRequest):
-    """StopRequest that a run receives at its check after a given number of steps."""
+    """A StopRequest that a run receives at its check after a given number of steps."""
 
     def __init__(self, step: int):
         self.looks_left = step

@@ -18,7 +18,7 @@ MARK = "VIDEO_VQ_TEST_RUN"
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait until a condition holds."""
+    """Wait until a condition holds; fail if it takes longer than `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what}: not after {seconds} s"
@@ -33,8 +33,9 @@ class Run:
 
     Args:
         folder: folder for the files `stdout` and `stderr`.
+        command: the program and its arguments.
         held: environment variables for held_rank.py.
-        outputs: descriptors to use as stdout and stderr; None for the files.
+        outputs: file descriptors to use as stdout and stderr; None to use the files.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ DIMS = STRIDES_T * 2
 
 
 def make_robot_store(path, seed: int = 0) -> ClipStore:
-    """A square that its actions move."""
+    """Write a clip store of squares that are moved by the actions; return the store."""
     writer = ClipStoreWriter(path, (16, 16), {"kind": "robot"}, {"actions": (2,)})
 
     def videos():
@@ -114,7 +114,7 @@ def test_the_rate_is_that_of_the_clips_with_their_own_actions(made):
 
 
 def test_a_prior_learns_what_actions_do(tmp_path):
-    """Where the last latent frame is what was done, it costs nothing with its own actions."""
+    """If the actions determine the last latent frame, its tokens cost almost no bits."""
     header = TokenHeader("0" * 64, 8, (2, 2, 2), 4, (16, 16), 5.0, (), None, {}, num_action_dims=1)
     random = np.random.default_rng(0)
     grids, done = random.integers(8, size=(600, 2, 2, 2)), random.integers(8, size=600)
@@ -132,9 +132,9 @@ def test_a_prior_learns_what_actions_do(tmp_path):
     )
     prior = Prior.from_pretrained(tmp_path / "p")
     first, last = score_prior(Accelerator(), prior, tokens, "val")["bits_per_token_by_latent_frame"]
-    assert first == pytest.approx(3, abs=0.15)  # log2 8: nothing is to be known
+    assert first == pytest.approx(3, abs=0.15)  # log2 8: uniformly random
     assert last < 0.2
-    # With the actions of another clip every token is a surprise, but for its first in the frame.
+    # With another clip's actions, the first token of the last frame is a surprise.
     batch = read_grids(tokens, tokens.rows("val").tolist()).flat(torch.device("cpu"))
     assert batch.actions is not None
     with torch.no_grad():

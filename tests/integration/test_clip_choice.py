@@ -43,7 +43,7 @@ def tokenizer(tmp_path_factory) -> Path:
 
 
 def encode(store: Path, tokenizer: Path, out: Path, *options: str) -> list[tuple[int, int]]:
-    """Return the video and the first frame of every grid."""
+    """Encode a store; return the video and the first frame of every token grid."""
     assert (
         main(["encode", str(store), "--tokenizer", str(tokenizer), "--out", str(out), *options])
         == 0

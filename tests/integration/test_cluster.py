@@ -20,7 +20,7 @@ SETTINGS = ("optim.steps=60", "run.checkpoint_every=5", "run.validate_every=60")
 
 
 class Job:
-    """Both nodes of a job, each with the launcher that docs/multi_gpu.md gives it."""
+    """A job on two nodes, each started with the launcher command in docs/multi_gpu.md."""
 
     def __init__(self, arguments: list[str], folder: Path):
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -46,12 +46,12 @@ class Job:
             )
 
     def ranks(self, node: int) -> list[psutil.Process]:
-        """Return a node's ranks that run."""
+        """Return the running rank processes of a node."""
         children = psutil.Process(self.nodes[node].pid).children()
         return [child for child in children if "video_vq" in " ".join(child.cmdline())]
 
     def end(self) -> list[int]:
-        """Wait for all nodes as `srun --kill-on-bad-exit` does; return their exit statuses."""
+        """Wait for all nodes like `srun --kill-on-bad-exit`; return their exit statuses."""
         until = time.monotonic() + SECONDS
         is_ending = False
         while any(node.poll() is None for node in self.nodes):
@@ -81,7 +81,7 @@ def weights(run: Path) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def arguments(clip_store, tmp_path_factory) -> list[str]:
-    """Return the command of all trainings, without its end."""
+    """Return the command-line arguments of all trainings, except for the value of `--out`."""
     config = tmp_path_factory.mktemp("config") / "config.yaml"
     config.write_text(SMALL_TOKENIZER)
     command = ["train-tokenizer", "--config", str(config), "--data", str(clip_store)]
@@ -90,7 +90,7 @@ def arguments(clip_store, tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(arguments, tmp_path_factory) -> Path:
-    """Return the run of four ranks of one node, which nobody disturbed."""
+    """Return the folder of an undisturbed run with four ranks on one node."""
     run = tmp_path_factory.mktemp("whole") / "run"
     launch(RANKS, *arguments, run)
     return run

@@ -53,7 +53,7 @@ print(json.dumps(ends))
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Eight raw videos and a file that is none, a tokenizer, and the tokens of the folder."""
+    """Return a folder with eight raw videos, an invalid video, a tokenizer and the tokens."""
     root = tmp_path_factory.mktemp("survival")
     write_videos(root / "raw", 8)
     (root / "raw" / "walk" / "04-notes.mp4").write_text("not a video\n")
@@ -63,7 +63,10 @@ def made(tmp_path_factory) -> Path:
 
 
 def killed(made: Path, out: Path, moments: list[tuple[int, bool]]) -> None:
-    """Start once for each moment (a rename's number, whether to die before it)."""
+    """Start encoding once per moment, and check that it is killed there.
+
+    A moment is the number of a rename, and whether to die before it rather than after it.
+    """
     command = encode_command(made, "raw", out, "--videos-per-shard", "3")
     ends = run([sys.executable, "-c", KILLED, json.dumps(moments), *command]).stdout
     assert json.loads(ends.splitlines()[-1]) == [-signal.SIGKILL] * len(moments)

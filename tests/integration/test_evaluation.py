@@ -125,7 +125,7 @@ def num_known(cache: Path) -> int:
 
 
 class Averages(torch.nn.Module):
-    """A network that is quick: means of the video over eight stretches of time, in each colour."""
+    """A fast feature network: each color's mean in each eighth of a clip, padded with zeros."""
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         means = torch.nn.functional.adaptive_avg_pool3d(video, (8, 1, 1)).flatten(1)

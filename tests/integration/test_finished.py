@@ -42,7 +42,7 @@ SAMPLED = SampleJob(NOWHERE, NOWHERE, NOWHERE, num_samples=2, batch_size=2)
 
 
 class Done(NamedTuple):
-    """A folder with a small pipeline in it, and the commands that made it."""
+    """A folder with the results of a small pipeline, the pipeline's data, and its commands."""
 
     path: Path
     data: Path
@@ -62,7 +62,7 @@ class Done(NamedTuple):
 
 @pytest.fixture(scope="module")
 def done(clip_store, tmp_path_factory) -> Done:
-    """Return a pipeline from clips to scores that has run to its end; its scores are made up."""
+    """Return a finished pipeline from clips to scores; the scores contain only their identity."""
     path = tmp_path_factory.mktemp("done")
     (path / "tokenizer.yaml").write_text(SMALL_TOKENIZER)
     (path / "prior.yaml").write_text(SMALL_PRIOR)
@@ -86,7 +86,7 @@ def done(clip_store, tmp_path_factory) -> Done:
 
 @pytest.fixture(autouse=True)
 def asked(monkeypatch) -> None:
-    """Ask for what the pipeline was made with."""
+    """Set the precision and the number of threads with which the pipeline was run."""
     monkeypatch.delenv(PRECISION, raising=False)
     monkeypatch.setenv(THREADS, str(torch.get_num_threads()))
 

@@ -31,7 +31,7 @@ RATED = ("--source-fps", str(FPS))
 
 
 class Random(torch.nn.Module):
-    """A small network of random weights, so that a score needs no download."""
+    """A small network with random weights, so that scores need no download."""
 
     def __init__(self):
         super().__init__()
@@ -137,7 +137,7 @@ def test_stores_of_three_forms_hold_the_same_pixels(made, tmp_path, capsys):
 
 
 def test_a_store_of_the_clips_scores_as_they_do(made, tmp_path):
-    """Clips of 16 frames, so that the store has no choice of a first frame."""
+    """The clips have 16 frames, so that the first frame of a window cannot vary."""
     network = FeatureNetwork(Random(), "random", "0" * 64, 8)
     sides: dict[str, list[Path]] = {"store": [], "npy": []}
     for side in ("real", "fake"):
@@ -188,7 +188,7 @@ def test_fvd_on_the_command_line_takes_an_array_and_says_how_it_was_read(made, t
 
 
 def make_random() -> torch.nn.Module:
-    """Return the network, for `module:function`."""
+    """Return the network for `--network test_formats:make_random`."""
     return Random()
 
 

@@ -29,7 +29,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture
 def folder(tmp_path) -> Iterator[Path]:
-    """Return a folder with data; training here is on one thread, as in a process of its own."""
+    """Yield a folder with data; training in this process uses one thread, as in other processes."""
     make_data(tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def folder(tmp_path) -> Iterator[Path]:
 
 
 def saved(path: Path) -> tuple[int, dict[str, bytes]]:
-    """Return the newest checkpoint, which must verify."""
+    """Return the step and files of the newest checkpoint after checking that it is valid."""
     checkpoints = CheckpointFolder(path / "state")
     newest = checkpoints.newest()
     assert newest is not None
@@ -55,7 +55,7 @@ def logged(path: Path) -> list[int]:
 
 
 def assert_went_on(path: Path, out: str, err: str, before: tuple[int, dict[str, bytes]]) -> None:
-    """Check that training said what it lost, ended, and left the last good checkpoint."""
+    """Check that training reported failed writes, finished, and kept the last good checkpoint."""
     for step in (20, 40, 60):
         assert f"could not save the checkpoint of step {step}: [Errno " in out
     assert err.count(f"could not write {path / 'metrics.jsonl'}: [Errno ") == 1

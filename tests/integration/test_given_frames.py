@@ -40,7 +40,7 @@ def made(tmp_path_factory):
 
 
 def train(folder, clips, tokenizer: str) -> None:
-    """Train a tokenizer and a prior: `t` and `p` in the folder."""
+    """Train a tokenizer `t` and a prior `p` in the folder."""
     (folder / "t.yaml").write_text(tokenizer)
     (folder / "p.yaml").write_text(SMALL_PRIOR)
     t, p, tokens = folder / "t", folder / "p", folder / "tokens"
@@ -94,7 +94,7 @@ def test_a_sample_begins_with_the_given_frame_or_its_reconstruction(made, tmp_pa
 
 
 def test_what_follows_does_not_hang_on_the_frames_that_follow_in_the_given_video(made, tmp_path):
-    """The same first frames, other later ones: the same samples."""
+    """Videos with equal first frames but different later frames lead to equal samples."""
     from video_vq.stores.clips import ClipStoreWriter, PreparedVideo
 
     real = ClipStore(made / "clips")

@@ -48,7 +48,7 @@ def test_a_2d_tokenizer_trains_on_single_frames(path, clip_store, tmp_path):
 
 
 def assert_scored(clip_store, folder):
-    """Score and report a 2D tokenizer: all but motion, and FVD of repeated frames."""
+    """Check the scores and report of a 2D tokenizer: FVD on padded clips, no motion scores."""
     words = ["evaluate", "--data", clip_store, "--tokenizer", folder / "run", "--split", "test"]
     words += ["--num", 4, "--protocol", "padded", "--controls", "--out", folder / "run" / "scores"]
     words += ["--network", "test_evaluation:averages"]

@@ -42,7 +42,7 @@ def whole(path: Path) -> np.ndarray:
 
 
 def episodes_of(made: RobotSet, camera: str) -> list[np.ndarray]:
-    """The oracle: each file decoded from its beginning, cut by the lengths alone."""
+    """Return the expected frames: each file decoded from its start, then cut by episode lengths."""
     videos = {file: whole(made.video(camera, file)) for file in dict.fromkeys(made.files)}
     starts = dict.fromkeys(videos, 0)
     cut = []
@@ -294,7 +294,7 @@ def test_links_out_of_the_data_set_are_not_followed(tmp_path):
 
 
 def mutate(rng: np.random.Generator, data: bytes) -> bytes:
-    """Flip bytes, cut, or repeat a part."""
+    """Return the data with random bytes replaced, its end cut off, or a part repeated."""
     changed = bytearray(data)
     kind = rng.integers(3)
     if kind == 0:

@@ -89,10 +89,10 @@ def test_each_sample_has_its_own_seed_and_any_length_begins_alike(models):
 
 
 def live_bytes() -> int:
-    """Return the bytes of all tensors that are alive, each storage once; packed weights apart."""
+    """Return the size of all live strided tensors in bytes, counting each storage once."""
     storages = {}
     for value in gc.get_objects():
-        # `isinstance` would ask objects that warn when they are asked.
+        # `isinstance` would read the `__class__` of objects that then issue a warning.
         if issubclass(type(value), torch.Tensor) and value.layout == torch.strided:
             storage = value.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()

@@ -17,7 +17,7 @@ from video_vq.stores.videos import Video
 
 
 def write_tokens(path: Path) -> TokenStore:
-    """Write grids of two latent frames whose four tokens are all one of eight codes."""
+    """Write grids of two latent frames; the four tokens of a grid are equal, one of eight codes."""
     header = TokenHeader("0" * 64, 8, (2, 1, 2), 2, (16, 16), 5.0, ("a", "b"), None, {})
     codes = np.random.default_rng(0).integers(0, 8, (48, 1, 1, 1))
     writer = TokenStoreWriter(path, header)
@@ -69,7 +69,7 @@ def test_a_masked_prior_is_trained_described_and_scored(folder, capsys):
 
 
 def test_what_is_hidden_does_not_depend_on_how_the_batch_is_cut(folder):
-    """The same steps in two micro-batches: the same losses to rounding."""
+    """The same steps in two micro-batches give the same losses up to rounding."""
     same = ("model.dropout=0", "model.condition_dropout=0", "run.log_every=1")
     whole = train(folder, "whole", *same)
     halves = train(folder, "halves", *same, "optim.accumulation=2")

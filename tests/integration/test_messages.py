@@ -169,7 +169,7 @@ def test_fvd_refuses_before_it_loads_a_network(clip_store, tmp_path, monkeypatch
 
 
 def damaged(tokenizer: Path, copy: Path, change: dict) -> Path:
-    """Copy a tokenizer, and add tensors to it, or take some away (None)."""
+    """Copy a tokenizer with changed tensors; tensors whose new value is None are removed."""
     import safetensors.torch
 
     shutil.copytree(tokenizer, copy)

@@ -24,12 +24,12 @@ ONE_STEP = ("optim.steps=1", "optim.warmup_steps=0", "--tracker", "none")
 
 
 def mean_network() -> nn.Module:
-    """Return a feature network for `fvd --network`: the mean colour of each quarter."""
+    """Return a feature network for `fvd --network`: the mean color of each quarter of the frame."""
     return nn.Sequential(nn.AdaptiveAvgPool3d((1, 2, 2)), nn.Flatten())
 
 
 def printed(capsys) -> list[str]:
-    """Return the words of the one `next:` command that was printed, which its parser takes."""
+    """Return the words of the only printed `next:` command, after checking that they parse."""
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
     words = shlex.split(line.removeprefix("next: "))
     parsed = COMMANDS[words[0]].make_parser().parse_args(words[1:])
@@ -47,7 +47,7 @@ def run(*words: object) -> None:
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """Return a folder with a space in its name, a clip store and configs in it."""
+    """Return a folder that contains a clip store and configs and has a space in its name."""
     root = tmp_path / "my runs"
     root.mkdir()
     make_clip_store(root / "clips")
@@ -177,7 +177,7 @@ def test_features_that_were_saved_score_the_same_fake_next(root, monkeypatch, ca
 
 
 def test_the_numbers_stand_before_the_warnings_in_one_log(root, monkeypatch):
-    """Both streams go into one file: what limits a number must not stand before it, as a wall."""
+    """If both streams go to one file, the scores come before the warnings that qualify them."""
     monkeypatch.setenv("VIDEO_VQ_CACHE", str(root / "cache"))
     make_clip_store(root / "fake", num_videos=9, size=8)
     how = ("--frames", "4", "--protocol", "google", "--network", f"{__name__}:mean_network")

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "notebooks"
 def run(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **small: object
 ) -> dict[str, Any]:
-    """Run a notebook's code in one namespace, with other numbers in its first cell."""
+    """Run a notebook's code with changed settings in its first cell; return its variables."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
     cells = [

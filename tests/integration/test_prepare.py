@@ -27,7 +27,7 @@ PACKAGE = Path(cli.__file__).parents[2]
 
 
 def clip(seed: int, num_frames: int = 12, height: int = 48, width: int = 64) -> np.ndarray:
-    """A bright disc that moves over a dark gradient."""
+    """Return frames of a bright disc that moves over a dark gradient."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     colour, speed = rng.integers(80, 256, 3), rng.uniform(0.5, 2, 2)
@@ -40,7 +40,7 @@ def clip(seed: int, num_frames: int = 12, height: int = 48, width: int = 64) -> 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
-    """A small folder as people have them: several containers and sizes, and what is no video."""
+    """Return a small folder of videos in several containers and sizes, with an invalid file."""
     root = tmp_path_factory.mktemp("raw")
     for index in range(10):
         label = ("run", "walk")[index % 2]
@@ -134,7 +134,7 @@ sys.exit(code)
 
 
 def test_a_second_start_opens_the_manifest_and_nothing_else(raw, reference, tmp_path):
-    """All the work there is: it cannot take long, however busy the machine."""
+    """So little work cannot take long, however busy the machine is."""
     together = tmp_path / "together"
     together.mkdir()
     for name, place in (("raw", raw), ("store", reference)):

@@ -50,7 +50,7 @@ def bair(place: Path, out: Path) -> int:
 
 @pytest.fixture(scope="module")
 def unpacked(official, tmp_path_factory) -> Path:
-    """Return the stores of the unpacked folders."""
+    """Return the folder of the stores that are made from unpacked folders."""
     out = tmp_path_factory.mktemp("unpacked")
     assert ucf101(official, out / "ucf101") == 0
     assert bair(official, out / "bair") == 0
@@ -74,7 +74,7 @@ PACKERS = {"UCF101.rar": rar_of, "UCF101.zip": zip_of, "UCF101.tar": tar_of}
 
 @pytest.fixture(params=PACKERS)
 def packed(request, official, tmp_path, monkeypatch) -> Path:
-    """Return an archive of UCF-101 beside the zip of its lists; rar through a program of ours."""
+    """Return a UCF-101 archive beside its zipped lists; a stub replaces a missing rar program."""
     path = tmp_path / request.param
     path.write_bytes(PACKERS[request.param](files_of(official, "UCF-101")))
     (tmp_path / LISTS).write_bytes(zip_of(files_of(official, "ucfTrainTestlist")))

@@ -107,7 +107,7 @@ def test_kill_9_at_random_moments_leaves_what_an_uninterrupted_run_leaves(tmp_pa
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> bytes:
-    """Return other bytes: some flipped, a piece zeroed, cut off, cut out or doubled."""
+    """Return the data with some bytes changed, or with a piece replaced, removed or repeated."""
     found = bytearray(data)
     kind = rng.integers(6)
     start = int(rng.integers(len(found)))
@@ -240,7 +240,7 @@ def test_verify_finds_every_flipped_byte_of_a_store(tmp_path, num_flips):
 
 
 def hostile_archive(rng: np.random.Generator) -> bytes:
-    """Return an archive of UCF-101 with one thing in it that must not be."""
+    """Return a UCF-101 archive with one random defect, such as a bad name, link or size."""
     names = [f"UCF-101/Archery/v_Archery_g{group:02d}_c01.avi" for group in range(1, 5)]
     good = {name: rng.bytes(int(rng.integers(1, 3000))) for name in names}
     name = str(rng.choice([
@@ -267,7 +267,7 @@ def hostile_archive(rng: np.random.Generator) -> bytes:
     if kind == 5:
         mode = (0o120777, 0o020644, 0o010644)[rng.integers(3)]
         return zip_with_mode(names[0], b"/etc/passwd", mode)
-    if kind == 6:  # a bomb: tells little and gives much, or tells too much
+    if kind == 6:  # a bomb: the stated size is far too small or too large
         told = (rng.integers(1, 1000), 10 << 30)[rng.integers(2)]
         data = bytearray(zip_of({**good, "UCF-101/Archery/v_Archery_g09_c01.avi": bytes(8 << 20)}))
         at = data.rindex(b"PK\x01\x02")

@@ -89,7 +89,7 @@ def test_a_full_disk_keeps_the_shards_that_are_done_and_resumes_when_there_is_ro
 
 @pytest.fixture(scope="module")
 def unsealed(raw, tmp_path_factory) -> Path:
-    """Return a store whose shards are all done, and which is not sealed."""
+    """Return a store whose shards are all written, but which is not sealed."""
     out = tmp_path_factory.mktemp("unsealed") / "store"
 
     def stop(*_):

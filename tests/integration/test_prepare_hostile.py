@@ -139,7 +139,7 @@ def test_actions_of_a_table_go_with_the_frames_that_are_kept(tmp_path, capsys):
 
 
 def prepare_after(change, tmp_path, capsys, monkeypatch) -> tuple[int, str]:
-    """Prepare four videos with actions, of which some change once they are listed."""
+    """Prepare four videos, calling `change` once they are listed; return exit status, stderr."""
     lines = ["path,split,actions"]
     for index, split in enumerate(("train", "val", "test", "train")):
         encode(tmp_path / f"{index}.avi", scene(4, 48, 64, index))

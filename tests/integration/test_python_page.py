@@ -31,7 +31,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def printed(mark: str, data: Path, monkeypatch, capsys) -> list[str]:
-    """Run a recipe in the folder, and return what it prints."""
+    """Run a recipe in the folder, and return the lines that it prints."""
     monkeypatch.chdir(data)
     exec(compile(code_of("python.md", mark), mark, "exec"), {"__name__": "__main__"})  # our own
     return capsys.readouterr().out.splitlines()

@@ -20,7 +20,7 @@ SCRIPT = Path(ranks.__file__)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Return the folder of all cases: done by one rank here, then by two and by three."""
+    """Return the folder for all cases, with the data and with the results of one rank."""
     folder = tmp_path_factory.mktemp("ranks")
     make_data(folder)
     for number in (1, 2, 3):
@@ -40,7 +40,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(folder):
-    """Return what two ranks printed, who did all cases and diverged in the last."""
+    """Return the finished launch of two ranks, which ran these cases and diverged in the last."""
     cases = ("parity", "validation", "poison", "more_ranks", "second_start", "diverge")
     with Holder(folder / "2" / "held") as holder:
         (folder / "2" / "holder").write_text(holder.name)
@@ -57,7 +57,7 @@ def tensors(run: Path, step: int, name: str) -> dict[str, torch.Tensor]:
 
 
 def distance(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
-    """Return the relative L2 distance over all tensors."""
+    """Return the L2 distance between all tensors, relative to the norm of the first set."""
     assert first.keys() == second.keys()
     one, other = (
         torch.cat([values[name].double().flatten() for name in sorted(values)])

@@ -29,7 +29,7 @@ MANY = (
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Eight raw videos, a file that is none, a tokenizer for 16 pixels, tokens of the folder."""
+    """Return a folder with eight raw videos, an invalid video, a tokenizer and the tokens."""
     root = tmp_path_factory.mktemp("folder")
     write_videos(root / "raw", 8)
     (root / "raw" / "walk" / "04-notes.mp4").write_text("not a video\n")
@@ -39,14 +39,14 @@ def made(tmp_path_factory) -> Path:
 
 
 def copied(made: Path, root: Path) -> Path:
-    """Return a place with the same videos and tokenizer, to be changed."""
+    """Copy the videos and the tokenizer to a folder in which a test may change them."""
     shutil.copytree(made / "raw", root / "raw")
     shutil.copytree(made / "t", root / "t")
     return root
 
 
 def stop_at_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop an encoding like Ctrl-C when it begins its second shard."""
+    """Interrupt an encoding, as Ctrl-C would, when it begins its second shard."""
     usual = Encoder.encode
 
     def stopped(self, shard, on_video):

@@ -22,14 +22,14 @@ TINY = "model.backbone.channels=8 model.quantizer.codebook_size=32"
 
 
 def block(after: str, page: str = README) -> str:
-    """Return a page's first code block after a mark."""
+    """Return the first code block that follows a given text on a page."""
     found = re.search(r"```\w*\n(.*?)```", page[page.index(after) :], re.DOTALL)
     assert found is not None
     return found[1]
 
 
 def shrunk(commands: str) -> str:
-    """Append settings to each training and lower the counts, so that it takes seconds."""
+    """Append settings to training commands and lower counts, so that each takes only seconds."""
     commands = re.sub(r"--num \d+", "--num 4", commands.replace("\\\n", " "))
     commands = commands.replace("optim.steps=100", "")
     commands = re.sub(r"(train-tokenizer .*)", rf"\1 {SHORT} {TINY}", commands)
@@ -43,7 +43,7 @@ def bash(commands: str, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Return a folder with the videos that the README speaks of."""
+    """Return a folder with the videos that the README mentions."""
     path = tmp_path_factory.mktemp("readme")
     for name in ("my_videos/left", "my_videos/right", "real_videos", "generated_videos"):
         (path / name).mkdir(parents=True)

@@ -29,7 +29,7 @@ GAP = 4
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory) -> dict[str, Path]:
-    """Return the folders of a causal tokenizer, of one that takes clips, and of a TimeSformer."""
+    """Return the folders of a causal, a non-causal and a TimeSformer tokenizer, by name."""
     folder = tmp_path_factory.mktemp("tokenizers")
     models = {"clips": trained_tokenizer()}
     conv = ConvBackboneConfig(
@@ -55,7 +55,7 @@ def tokenizers(tmp_path_factory) -> dict[str, Path]:
 
 
 def picture(num_frames: int, height: int, width: int) -> np.ndarray:
-    """Return a smooth moving picture, which a codec keeps."""
+    """Return frames of a smooth moving pattern, which a codec preserves well."""
     t, y, x = np.mgrid[:num_frames, :height, :width]
     waves = [np.sin(t / 3 + place / 7) for place in (y, x, x + y)]
     return np.rint(127.5 + 100 * np.stack(waves, -1)).astype(np.uint8)
@@ -132,7 +132,7 @@ def test_left_is_the_file_and_right_what_the_tokenizer_makes_of_it(
 
 
 def straight(tokenizer: VideoTokenizer, frames: np.ndarray) -> np.ndarray:
-    """Fill frames up to what the tokenizer takes, reconstruct, cut off: in one piece."""
+    """Reconstruct directly: pad by repeating the edges, reconstruct, crop to the original size."""
     num_frames, height, width = frames.shape[:3]
     stride_t, stride_h, stride_w = tokenizer.config.backbone.total_stride_thw
     causal = tokenizer.config.backbone.causal
@@ -183,7 +183,7 @@ def test_a_backbone_of_one_size_gets_frames_of_that_size(tmp_path, tokenizers, c
 def test_pixels_that_are_not_square_are_shown_as_a_player_shows_them(
     tmp_path, tokenizers, capsys, aspect, shown_hw
 ):
-    """A file of 48x36 pixels that are wide, or narrow: a circle on the screen stays a circle."""
+    """In a 48x36 video with wide or narrow pixels, a circle on the screen stays a circle."""
     height, width = shown_hw
     y, x = np.mgrid[:height, :width]
     inside = np.hypot(y - height / 2 + 0.5, x - width / 2 + 0.5) < 14

@@ -37,7 +37,7 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def avi(frames: np.ndarray) -> bytes:
-    """Return frames as an AVI file of raw pixels, blue first and from the bottom up."""
+    """Return frames as an AVI file of raw BGR pixels, with the rows from bottom to top."""
     count, height, width, _ = frames.shape
     pictures = [frame[::-1, :, ::-1].tobytes() for frame in frames]
     size = len(pictures[0])
@@ -68,7 +68,7 @@ def record(rng: np.random.Generator) -> bytes:
 
 
 def make_raw(root: Path) -> None:
-    """Write a folder of videos with a table of them, UCF-101's archives, and BAIR's records."""
+    """Write raw videos with a table, and small data sets in the formats of UCF-101 and BAIR."""
     rng = np.random.default_rng(0)
     for index in range(6):
         path = root / "videos" / ("walk", "run")[index % 2] / f"{index}.avi"
@@ -99,7 +99,7 @@ def make_raw(root: Path) -> None:
 
 
 def digests(root: Path) -> dict[str, str]:
-    """Make every kind of store, and return a digest of the bytes of each."""
+    """Make every kind of store and a list of videos; return a digest of each."""
     folder = ["folder", str(root / "videos"), "--size", "12x16", "--max-skipped", "0.5"]
     commands = {
         "folder": [*folder, "--stride", "2", "--videos-per-shard", "2"],

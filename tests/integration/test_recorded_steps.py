@@ -71,5 +71,5 @@ def test_six_steps_leave_what_was_recorded(folder, kind, world):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_has_the_names_and_shapes_that_earlier_ones_have(folder, kind):
-    """A changed name would refuse every run that was begun before."""
+    """If a name changed, runs with earlier checkpoints could not be resumed."""
     assert recorded.names(folder / "2" / f"{kind}-recorded") == KNOWN["names"][kind]

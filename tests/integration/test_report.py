@@ -52,7 +52,7 @@ def test_a_verdict_says_what_was_not_beaten(hostile_run):
 
 
 def known_run() -> Parts:
-    """Return what a finished tokenizer and its evaluation leave, by hand."""
+    """Return handwritten contents of a finished tokenizer run and its evaluation."""
     config = {
         "optim": {"steps": 600, "batch_size": 8},
         "model": {"quantizer": {"codebook_size": 512}},

@@ -30,7 +30,7 @@ def browser() -> Iterator:
 
 
 class Visit:
-    """A page opened from the disk, with everything that it said and asked for."""
+    """A page opened from a file, with all its console messages, errors and requests."""
 
     def __init__(self, browser, file: Path, **settings):
         self.context = browser.new_context(**settings)
@@ -44,7 +44,7 @@ class Visit:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    """Ask until it is so; Playwright's own waiting evaluates text, which the pages forbid."""
+    """Wait until a condition holds; Playwright's own waiting uses eval, which the pages forbid."""
     end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
@@ -53,7 +53,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    """Return the report of a run whose every name is an attack."""
+    """Return the report of a run in which every name is an attack."""
     return write_report(make_hostile_run(tmp_path_factory.mktemp("hostile")))
 
 

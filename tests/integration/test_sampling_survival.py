@@ -23,7 +23,7 @@ BATCH = 4
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
-    """Return a folder with a tokenizer and a prior that belong together."""
+    """Return a folder with a tokenizer and a matching prior."""
     folder = tmp_path_factory.mktemp("models")
     trained_tokenizer().save_pretrained(folder / "t")
     prior = trained_prior()

@@ -39,7 +39,7 @@ RATES = (10, 25, 30)
 
 
 def write_videos(root: Path, count: int) -> None:
-    """Write videos of several containers, rates and lengths (one too short for a clip)."""
+    """Write videos in several containers, with various rates and lengths (some below a clip's)."""
     for index in range(count):
         folder = root / ("run", "walk")[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def hashes(store: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Raw videos, one of them no video; their store and list; a tokenizer; tokens of both ways."""
+    """Return a folder with raw videos, their store and list, a tokenizer, and tokens of both."""
     root = tmp_path_factory.mktemp("scale")
     write_videos(root / "raw", 11)
     (root / "raw" / "walk" / "04-notes.mp4").write_text("not a video\n")
@@ -305,7 +305,7 @@ def test_five_kills_under_ray_leave_what_an_uninterrupted_run_leaves(tmp_path):
 
 
 def found(started: Run, kind: str) -> list[int]:
-    """Return the processes of Ray that run a task, or their children that decode."""
+    """Return the process ids of Ray's workers, or of their decoders, once there are any."""
     pids: list[int] = []
     marks = {
         "worker": ("ray::_outcome_of",),

@@ -21,7 +21,7 @@ from video_vq.stores.clips import ClipStore
 
 
 class Means(torch.nn.Module):
-    """A feature network of six numbers, so that scores need no weights."""
+    """A feature network with six features and no weights, which counts its clips."""
 
     def __init__(self):
         super().__init__()

@@ -35,7 +35,7 @@ CAUSAL = SMALL_TOKENIZER.replace("num_frames: 4", "num_frames: 5").replace(
 
 
 class Verb(NamedTuple):
-    """A command line, in which OUT stands for what it writes."""
+    """A command line, in which OUT stands for the output path."""
 
     command: Callable[[list[str]], int]
     arguments: str
@@ -43,7 +43,7 @@ class Verb(NamedTuple):
     single_file: bool = False
 
     def start(self, world: Path, out: Path) -> int:
-        """Run it."""
+        """Run the command with an output path, and return its exit status."""
         return self.command([str(world / w[1:]) if w[0] == "@" else w for w in self.line(out)])
 
     def line(self, out: Path) -> list[str]:
@@ -51,7 +51,7 @@ class Verb(NamedTuple):
 
 
 def save_pretrained(arguments: list[str]) -> int:
-    """Export a model, as a person does from Python."""
+    """Export a prior from Python; return an exit status as a command would."""
     try:
         Prior.from_pretrained(Path(arguments[0])).save_pretrained(arguments[1])
     except InputError as error:
@@ -151,7 +151,7 @@ def make_raw_sets(path: Path) -> None:
 
 @pytest.fixture
 def small_network(tmp_path, monkeypatch) -> None:
-    """Score by six numbers, so that no weights are needed."""
+    """Replace the feature network by one with six features, which needs no weights."""
     monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
     for module in (feature_network, evaluation_setup):
         monkeypatch.setattr(

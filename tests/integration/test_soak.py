@@ -40,7 +40,11 @@ def test_memory_and_file_descriptors_do_not_grow(tmp_path):
 
 
 def watch(process: psutil.Popen) -> list[tuple[float, float, int]]:
-    """Return seconds, MiB and file descriptors of the trainer and its workers, each 5 seconds."""
+    """Return samples taken every 5 s during training.
+
+    Each contains the seconds so far, the memory of the trainer and its workers in MiB, and the
+    trainer's number of file descriptors.
+    """
     started, samples = time.monotonic(), []
     while (seconds := time.monotonic() - started) < 60 * MINUTES:
         time.sleep(5)

@@ -42,7 +42,7 @@ AFTER_THE_RENAME = ("fsync", 8)
 
 
 class Training:
-    """One training command on a number of ranks, into a folder of its own."""
+    """A training command for a number of ranks, with a run folder of its own."""
 
     def __init__(self, folder: Path, data: Path, kind: str, processes: int):
         self.folder, self.data, self.kind, self.processes = folder, data, kind, processes
@@ -55,13 +55,13 @@ class Training:
         )
 
     def start(self, **held: str) -> Run:
-        """Start it, to be held at a moment if one is given; see held_rank.py."""
+        """Start the command; with variables `held`, let held_rank.py pause it."""
         head = [sys.executable] if self.processes == 1 else launcher(self.processes)
         command = [HELD] if held else ["-m", "video_vq"]
         return Run(self.folder, [*head, *command, *self._arguments], held)
 
     def finish(self) -> None:
-        """Run it to its end."""
+        """Run the command to its end and check that it exports the model."""
         with self.start() as run:
             assert run.leader.wait(PATIENCE_SECONDS * 3) == 0, run.text("stderr")
         assert (self.out / self.kind / "model.safetensors").exists()
@@ -69,7 +69,7 @@ class Training:
 
 @pytest.fixture(scope="module")
 def data(clip_store, tmp_path_factory) -> dict[str, Path]:
-    """Return what a tokenizer and a prior are trained on."""
+    """Return the training data of each kind of model: a clip store and a token store."""
     folder = tmp_path_factory.mktemp("tokens")
     trained_tokenizer().save_pretrained(folder / "t")
     tokens = folder / "tokens"
@@ -82,7 +82,7 @@ def data(clip_store, tmp_path_factory) -> dict[str, Path]:
 # A tokenizer's codebook and code usage are shared by the ranks; a prior draws its dropout.
 @pytest.fixture(scope="module", params=["tokenizer 1", "tokenizer 2", "prior 1", "prior 2"])
 def whole(request, data, tmp_path_factory) -> Training:
-    """Return a training that nobody killed: of what, on how many ranks."""
+    """Return a finished, undisturbed training for each kind of model and number of ranks."""
     kind, processes = request.param.split()
     training = Training(tmp_path_factory.mktemp("whole"), data[kind], kind, int(processes))
     training.finish()
@@ -90,7 +90,7 @@ def whole(request, data, tmp_path_factory) -> Training:
 
 
 def moments(count: int, seed: int) -> Iterator[tuple[int, str]]:
-    """Yield steps in rising order and whom to kill: "all", "one rank", all "in a save"."""
+    """Yield ascending steps, each with a kind of kill: "all", "one rank" or "in a save"."""
     chance = random.Random(seed)
     first = chance.randrange(3)
     for index, step in enumerate(sorted(chance.sample(range(1, STEPS - 10), count))):

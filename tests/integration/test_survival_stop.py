@@ -29,7 +29,7 @@ class Stop(NamedTuple):
     phase: str
     what: str  # a signal, or "file"
     whom: str  # "launcher", "ranks", "group": the launcher and all in its process group, ""
-    processes: int  # 0: one without a launcher
+    processes: int  # 0: one process without a launcher
     workers: int
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Stop(NamedTuple):
 
 
 def all_stops() -> Iterator[Stop]:
-    """Yield the ways to stop, in each phase."""
+    """Yield all ways to stop a run in each phase."""
     for phase in PHASES:
         for what, processes, workers in itertools.product(("SIGTERM", "SIGINT"), (0, 1, 2), (0, 2)):
             for whom in ("launcher", "ranks") if processes else ("ranks",):
@@ -102,7 +102,7 @@ def check(stop: Stop, clip_store: Path, folder: Path) -> None:
 
 
 def ask(stop: Stop, run: Run, out: Path) -> None:
-    """Ask the run to stop and wait until a rank has heard it."""
+    """Ask the run to stop; after a signal, wait until a rank acknowledges the request."""
     if stop.what == "file":
         out.mkdir(exist_ok=True)
         (out / "stop").touch()

@@ -64,7 +64,7 @@ def final_state(run: Path) -> dict:
 
 
 def train(kind: str, configs: Path, data: Path, out: Path, request: StopRequest) -> None:
-    """Train in this process, on one thread like the others."""
+    """Train in this process on one thread, as the other processes do."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     config, function = {
@@ -165,13 +165,13 @@ def test_two_ranks_call_what_was_compiled_in_each_step(
 
 
 def counted(stdout):
-    """Return how many graphs each process compiled and called."""
+    """Return the number of graphs that each process compiled, and that of its calls of them."""
     found = re.findall(r"^graphs (\d+) called (\d+)$", stdout, re.M)
     return [(int(graphs), int(calls)) for graphs, calls in found]
 
 
 def fail_to_compile(module):
-    """Compile as torch does, with a compiler that fails at the first call."""
+    """Replace `Module.compile`, as if with a compiler that fails at the first call."""
 
     def failing(*inputs):
         raise OSError("no working compiler was found")

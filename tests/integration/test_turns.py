@@ -57,7 +57,7 @@ def test_scoring_and_showing_clips_take_no_more_at_once_than_training(
 
 
 def test_frequent_checkpoints_do_not_silence_a_training(clip_store, tmp_path, monkeypatch, capfd):
-    """The clock goes on by 4 s where it is read: after each step and after each save."""
+    """The clock advances by 4 s at each reading: after each step and after each save."""
     seconds = itertools.count(0.0, 4.0)
     monkeypatch.setattr(loop, "ProgressLine", partial(ProgressLine, clock=seconds.__next__))
     train(
@@ -112,5 +112,5 @@ def test_a_run_that_only_lacks_its_last_validation_announces_no_steps(
 
 
 def stop_now(run: Path) -> None:
-    """Ask a run to stop, as in the middle of a validation, which then has no scores."""
+    """Ask a run to stop, as during a validation, which then returns no scores."""
     (run / "stop").touch()

@@ -20,7 +20,7 @@ FLIPS = 150  # of each file
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
-    """Real preparations: one with per-frame arrays, one with a video that was left out."""
+    """Return a folder with two stores: one with per-frame arrays, one with a skipped file."""
     root = tmp_path_factory.mktemp("stores")
     settings = TableWorldSettings(layout="bair", num_videos=8)
     write_table_world(root / "raw", settings, workers=1)

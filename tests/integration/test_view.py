@@ -24,7 +24,7 @@ from video_vq.stores.tokens import TokenHeader, TokenStoreWriter
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Return a folder with clips, a video, and tokens beside the tokenizer that made them."""
+    """Return a folder with clips, a video, a tokenizer, and the tokens that it made."""
     root = tmp_path_factory.mktemp("view")
     make_clip_store(root / "clips")
     make_tokens(root, "tokens", "tokenizer", None)

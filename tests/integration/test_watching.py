@@ -126,7 +126,7 @@ PROGRESS = r"(?:step|validating: clip) \d+ of \d+(?=  [\d.,]+ clips per second  
 
 
 def said(text: str) -> list[str]:
-    """Return how lines of progress and of the log begin."""
+    """Return the beginnings of all progress lines and log lines."""
     return re.findall(rf"^(?:{PROGRESS}|step \d+(?=  ))", text, re.MULTILINE)
 
 
@@ -150,7 +150,7 @@ def test_a_training_speaks_at_its_first_step_and_then_before_it_is_silent_for_lo
 
 
 def test_a_timed_dry_run_of_each_training_measures_its_own_steps(clip_store, configs, capsys):
-    """Of a tokenizer with a discriminator that joins late, and of a prior."""
+    """The trainings are of a tokenizer with a late-starting discriminator and of a prior."""
     adversarial = "loss.adversarial={weight: 0.1, start: 50, channels: 8, levels: 2}"
     of_tokenizer = ["train-tokenizer", "--config", str(configs / "tokenizer.yaml")]
     of_tokenizer += ["--data", str(clip_store)]

@@ -31,7 +31,7 @@ CAUSAL = SMALL_TOKENIZER.replace("num_frames: 4", f"num_frames: {CLIP}").replace
 
 
 class Made(NamedTuple):
-    """What a user has after the last training, and the rows of actions that were recorded."""
+    """Paths of a user's stores and models after the last training, and the recorded actions."""
 
     clips: Path
     tokens: Path
@@ -45,7 +45,7 @@ def run(*arguments, expect: int = 0) -> None:
 
 
 def write_bair(root: Path) -> dict[str, np.ndarray]:
-    """Write BAIR's schema: a square that the first two of four numbers move; return the actions."""
+    """Write records in BAIR's schema, in which actions move a square; return them by video."""
     recorded = {}
     for side, count in (("train", 14), ("test", 4)):
         records = []
@@ -71,7 +71,7 @@ def write_bair(root: Path) -> dict[str, np.ndarray]:
 
 
 def prepared(source: str, folder: Path) -> dict[str, np.ndarray]:
-    """Make a clip store of one of the two kinds of data; return its actions, by video."""
+    """Prepare a clip store from BAIR or LeRobot data; return the recorded actions by video."""
     common = ["--out", str(folder / "clips"), "--workers", "1"]
     if source == "bair":
         recorded = write_bair(folder / "raw")
@@ -207,7 +207,7 @@ PLACES, MOVES = 8, (-1, 0, 1)
 
 
 def write_ring(path: Path, num_grids: int) -> TokenStore:
-    """Write three frames of a walk on a ring: a frame's tokens are its place, an action a move."""
+    """Write walks of three frames on a ring, with places as tokens and moves as actions."""
     header = TokenHeader(
         "0" * 64, PLACES, (3, 1, 2), 3, (16, 16), 5.0, (), None, {}, num_action_dims=1
     )
@@ -225,7 +225,7 @@ def write_ring(path: Path, num_grids: int) -> TokenStore:
 
 
 def test_a_world_whose_next_frame_is_a_function_of_the_action_is_learned_exactly(tmp_path):
-    """From every place, by every pair of moves: the frames are the ones that the moves lead to."""
+    """From every place, every pair of moves leads to the right frames."""
     tokens = write_ring(tmp_path / "tokens", 600)
     (tmp_path / "p.yaml").write_text(SMALL_PRIOR)
     run(
@@ -252,12 +252,12 @@ def test_a_world_whose_next_frame_is_a_function_of_the_action_is_learned_exactly
     )
     expected = torch.stack([starts, starts + first, starts + first + second], dim=1) % PLACES
     assert torch.equal(drawn, expected[..., None, None].expand(-1, -1, 1, 2))
-    # In bits: the first place costs log2 of the places, the moves to the others nothing.
+    # The first place costs log2 of the number of places in bits, the later places cost nothing.
     scores = score_prior(Accelerator(), prior, tokens, "val")
     rate = scores["bits_per_token_by_latent_frame"]
     assert rate[0] == pytest.approx(np.log2(PLACES) / 2, abs=0.1)
     assert max(rate[1:]) < 0.1
-    # By a move that was not made, the frame that came is all but impossible.
+    # Given a different move, the recorded frame has a probability of almost zero.
     batch = read_grids(tokens, tokens.rows("val").tolist()).flat(torch.device("cpu"))
     assert batch.actions is not None
     wrong = torch.where(batch.actions == 1, -1.0, batch.actions + 1)

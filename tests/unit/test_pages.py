@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 
 def pages_of(nav: list) -> list[str]:
-    """Return the pages that a part of mkdocs.yml's navigation names."""
+    """Return the pages that are named in a part of the navigation of mkdocs.yml."""
     return [
         page
         for entry in nav

@@ -11,7 +11,7 @@ from video_vq.progress import is_quiet, progress, set_quiet
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True

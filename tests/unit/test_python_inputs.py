@@ -50,7 +50,7 @@ for _head in ST_LPIPS.heads:
 
 
 class Means(nn.Module):
-    """A feature network: the mean of each channel, and its square."""
+    """A feature network without weights: each channel's mean, and the square of the mean."""
 
     def forward(self, video: Tensor) -> Tensor:
         means = video.mean((2, 3, 4))
@@ -70,7 +70,7 @@ def tokenizer() -> VideoTokenizer:
 
 
 def levels(num: int = 2, num_frames: int = 16, size: int = 24) -> Tensor:
-    """Clips b t h w 3 of all grey levels."""
+    """Return clips b t h w 3 of random uint8 values."""
     generator = torch.Generator().manual_seed(0)
     shape = (num, num_frames, size, size, 3)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

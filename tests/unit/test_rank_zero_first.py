@@ -14,7 +14,7 @@ from video_vq.stores.lock import LOCK
 
 
 def fake(**attributes: Any) -> Any:
-    """Return an Accelerator of another rank."""
+    """Return a fake Accelerator with the given attributes."""
     return mock.Mock(spec=Accelerator, **attributes)
 
 
@@ -37,7 +37,10 @@ def test_a_launch_of_several_that_starts_one_is_refused(environment, is_refused)
 
 
 def ranks_of(is_main: bool, main_failed: bool = False) -> tuple[Any, list[str]]:
-    """Return one of two ranks and its events; what it does not say itself, the other says."""
+    """Return a fake of one of two ranks, and a list of its events.
+
+    `main_failed` is the other rank's summand.
+    """
     events: list[str] = []
     accelerator = fake(is_main_process=is_main, device=torch.device("cpu"))
 

@@ -21,10 +21,10 @@ from video_vq.stores.clips import ClipStore
 
 
 class Moments(torch.nn.Module):
-    """Features that need no weights: mean and deviation of each channel."""
+    """Feature network without weights: mean and standard deviation of each channel."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return b 6."""
+        """Return features b 6."""
         return torch.cat([x.mean((2, 3, 4)), x.std((2, 3, 4))], dim=1)
 
 

@@ -93,7 +93,7 @@ def test_results_of_other_settings_are_refused_with_the_difference(store, tmp_pa
 
 
 class Clock:
-    """A CPU clock on which a training step takes a second, and a check ten."""
+    """A fake CPU clock on which a training step takes one second and a check ten."""
 
     def __init__(self, monkeypatch):
         self.now = 0.0

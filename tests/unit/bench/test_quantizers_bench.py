@@ -28,7 +28,7 @@ def test_every_arm_spends_the_same_bits(arm):
 
 
 class Means(torch.nn.Module):
-    """A network that is quick: means of the video over eight stretches of time."""
+    """A fast feature network: each color's mean in each eighth of a clip, padded with zeros."""
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         means = torch.nn.functional.adaptive_avg_pool3d(video, (8, 1, 1)).flatten(1)

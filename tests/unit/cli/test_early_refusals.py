@@ -47,7 +47,7 @@ def make_tokens(path: Path, tokenizer_hash: str, data_hash: str, splits: tuple[s
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Return a folder with a store, models and tokens that fit, and some that do not."""
+    """Return a folder with stores, models and features that match, and some that do not."""
     root = tmp_path_factory.mktemp("made")
     store = make_clip_store(root / "clips")
     make_clip_store(root / "short", num_frames=3)
@@ -96,7 +96,7 @@ def forbidden(*_: object, **__: object) -> None:
 
 @pytest.fixture
 def refusal(made, tmp_path, monkeypatch, capsys) -> Callable[..., str]:
-    """Return a function that runs a command whose decoders and networks may not be called."""
+    """Return a function that runs a command without decoders or networks and returns its error."""
     monkeypatch.setattr(torch.nn.Module, "__call__", forbidden)
     monkeypatch.setattr(ClipStore, "read", forbidden)
     monkeypatch.setattr(av, "open", forbidden)

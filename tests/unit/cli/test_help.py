@@ -17,7 +17,7 @@ MAKE = {"video-vq": video_vq.cli.make_parser, "data-prep": data_prep.cli.make_pa
 
 
 def pages() -> Iterator[Parser]:
-    """Yield the parser of each help page: both commands and all that is below them."""
+    """Yield the parser of each help page: those of both commands and of all subcommands."""
     found = [make() for make in MAKE.values()]
     while found:
         parser = found.pop(0)

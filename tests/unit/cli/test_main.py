@@ -18,7 +18,7 @@ COMMANDS = {
 
 
 class OutOfMemoryError(RuntimeError):
-    """Named as torch names it on a GPU."""
+    """A stand-in for torch's error of the same name on a GPU."""
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_any_other_error_is_shown_whole(monkeypatch):
 
 
 def test_a_reader_that_has_gone_ends_the_verb_with_1_and_says_nothing_more():
-    """As in `video-vq info … | head -0`: flushing stdout at exit must not fail once more."""
+    """As in `video-vq info … | head -0`: flushing stdout at exit must not fail again."""
     code = (
         "import sys\n"
         "from video_vq.cli import info, main\n"

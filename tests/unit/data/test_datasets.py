@@ -19,7 +19,7 @@ LENGTHS = (6, 3, 9, 5)  # the last is of the val split
 
 
 def frames_of(video: int) -> np.ndarray:
-    """Frames that tell their video and their number."""
+    """Return frames whose values are the number of the video and that of the frame."""
     frames = np.zeros((LENGTHS[video], 2, 2, 3), np.uint8)
     frames[..., 0] = video
     frames[..., 1] = np.arange(LENGTHS[video])[:, None, None]

@@ -14,7 +14,7 @@ from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Vid
 
 
 def numbered(count: int) -> np.ndarray:
-    """Rows whose numbers say which row and which entry they are; none is 0."""
+    """Return rows whose values identify the row and the column; none is 0."""
     return 10.0 * np.arange(1, count + 1, dtype=np.float32)[:, None] + np.arange(2)
 
 

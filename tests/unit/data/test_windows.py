@@ -30,7 +30,7 @@ SPLITS = ("train", "train", "val")
 
 
 def frames_of(video: int) -> np.ndarray:
-    """Frames that tell their video and their number."""
+    """Return frames whose values are the number of the video and that of the frame."""
     frames = np.zeros((LENGTHS[video], 2, 2, 3), np.uint8)
     frames[..., 0] = video
     frames[..., 1] = np.arange(LENGTHS[video])[:, None, None]
@@ -74,7 +74,7 @@ def clip_configs() -> st.SearchStrategy[ClipConfig]:
 
 
 def written_out(config: ClipConfig, split: str, seed: int, epoch: int) -> list[tuple[int, int]]:
-    """Return (video, start) of every clip of an epoch, in the order of their numbers."""
+    """Return (video, start) of every clip of an epoch, in the order of the clips' numbers."""
     found: list[tuple[int, int]] = []
     members = [video for video in range(len(LENGTHS)) if SPLITS[video % 3] == split]
     usable = []

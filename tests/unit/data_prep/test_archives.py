@@ -86,7 +86,7 @@ def pax(**records: str) -> bytes:
 
 
 def told_size(kind: bytes, field: bytes, data: bytes = b"") -> bytes:
-    """Return a tar header of a kind whose field of 12 bytes tells its size."""
+    """Return a tar entry with a given 12-byte size field and a valid checksum."""
     header = bytearray(tar_entry("a.avi", kind=kind))
     header[124:136] = field
     header[148:156] = b" " * 8
@@ -297,7 +297,7 @@ PROGRAMS = {"unar": ("unar", "lsar"), "unrar": ("unrar",)}
 
 @pytest.fixture(params=PROGRAMS)
 def program(request, tmp_path, monkeypatch) -> str:
-    """Leave one of the programs that read rar in the path, if it is installed."""
+    """Restrict PATH to one rar program, or skip the test if it is not installed."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in PROGRAMS[request.param]:
@@ -337,7 +337,7 @@ def test_a_hostile_rar_is_refused_whatever_the_program(tmp_path, program, hostil
 
 
 def fake(folder: Path, **programs: str) -> None:
-    """Put programs of our own into a folder."""
+    """Write fake programs, given as Python code, to a folder."""
     folder.mkdir(exist_ok=True)
     for name, body in programs.items():
         (folder / name).write_text(f"#!{sys.executable}\nimport os, sys, time\n{body}\n")

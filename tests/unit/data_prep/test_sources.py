@@ -168,7 +168,7 @@ CLASSES = ("Archery", "HandstandPushups")
 
 
 def ucf_names(groups: int = 25) -> list[str]:
-    """Return the files as they are on the disk; the second class's differ from it in case."""
+    """Return file names as in UCF-101; the second class's folder and files differ in case."""
     return [
         f"{folder}/v_{stem}_g{group:02d}_c{clip:02d}.avi"
         for folder, stem in (("Archery", "Archery"), ("HandstandPushups", "HandStandPushups"))

@@ -31,7 +31,7 @@ def psnr(prediction, clip):
 
 
 def cross_validated_accuracy(features, labels, folds=5):
-    """Accuracy of a ridge classifier on clips it was not fitted to."""
+    """Return the cross-validated accuracy of a ridge classifier."""
     features = (features - features.mean(0)) / (features.std(0) + 1e-6)
     classes = np.unique(labels)
     targets = (labels[:, None] == classes).astype(float) - 1 / len(classes)
@@ -46,7 +46,7 @@ def cross_validated_accuracy(features, labels, folds=5):
 
 
 def mean_flow(frames):
-    """One displacement per clip, by least squares on brightness constancy (Lucas-Kanade 1981)."""
+    """Return a clip's mean displacement by least squares (Lucas and Kanade 1981), in pixels."""
     video = gaussian_filter(frames.astype(float).mean(-1), (0, 1, 1))
     middle, change = (video[1:] + video[:-1]) / 2, video[1:] - video[:-1]
     slopes = np.stack([np.gradient(middle, axis=2), np.gradient(middle, axis=1)], axis=-1)

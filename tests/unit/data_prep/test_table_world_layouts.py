@@ -21,7 +21,7 @@ BAIR = TableWorldSettings(layout="bair", num_videos=8, num_frames=30, size=64, s
 
 
 def tree(folder):
-    """Relative names and bytes of all files."""
+    """Return the bytes of all files in a folder, by relative path."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

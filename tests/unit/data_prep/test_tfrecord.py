@@ -22,7 +22,7 @@ from data_prep.tfrecord import (
 
 
 def read_all(path: Path) -> list[bytes]:
-    """Read a file that must be sound."""
+    """Return all records of a file; raise the error of its first gap, if any."""
     scan = scan_records(path)
     for gap in scan.gaps:
         raise gap.error

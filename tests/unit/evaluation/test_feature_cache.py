@@ -32,7 +32,7 @@ def test_what_several_processes_add_at_once_is_known_to_the_next(tmp_path, monke
 
 
 def test_two_that_open_a_new_cache_at_once_both_read_whole_settings(tmp_path, monkeypatch):
-    """The second begins to write the settings just before the first puts its own in place."""
+    """The second cache begins to write settings just before the first puts its own in place."""
     begun, may_go_on = threading.Event(), threading.Event()
     write, rename = files.write, files.rename
     opened: list[FeatureCache] = []

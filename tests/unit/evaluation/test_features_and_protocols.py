@@ -38,7 +38,7 @@ STYLEGANV = PROTOCOLS["styleganv"]
 
 
 class Counting(torch.nn.Module):
-    """A network of six numbers that counts the clips it sees."""
+    """A feature network with six features that counts its clips."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ class Counting(torch.nn.Module):
 
 
 def make_counting() -> torch.nn.Module:
-    """Return a network, for `module:function`."""
+    """Return a network, to be named as `module:function`."""
     return Counting()
 
 

@@ -54,7 +54,7 @@ def reference() -> VideoMAEForVideoClassification:
 
 
 def original(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return transformers' tensors by the names and in the shapes of VideoMAE's authors."""
+    """Return tensors of transformers with the names and shapes used by VideoMAE's authors."""
     names = {
         "videomae.embeddings.patch_embeddings.projection": "patch_embed.proj",
         "videomae.encoder.layer": "blocks",
@@ -80,7 +80,7 @@ def original(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def small(monkeypatch) -> None:
-    """Let the presets be networks of the small sizes."""
+    """Replace the networks of the presets by small ones."""
     monkeypatch.setattr(preset_weights, "VideoMae", SmallMae)
     monkeypatch.setattr(preset_weights, "VJepa", SmallJepa)
 

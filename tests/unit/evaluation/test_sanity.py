@@ -20,7 +20,7 @@ from video_vq.metrics.protocol import PROTOCOLS
 
 
 class Pictures(torch.nn.Module):
-    """Means over time of the contrast in four parts of the frame: blind to the frames' order."""
+    """Mean contrast in four parts of the frame, which does not depend on the order of frames."""
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 4"]:
         parts = rearrange(video, "b c t (y h) (x w) -> b (y x) t (c h w)", y=2, x=2)
@@ -28,7 +28,7 @@ class Pictures(torch.nn.Module):
 
 
 class Motion(torch.nn.Module):
-    """How far the bright half of the picture moves to the right, frame by frame."""
+    """Statistics of the horizontal motion of the brightness centroid between frames."""
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 3"]:
         columns = torch.linspace(-1, 1, video.shape[-1])
@@ -38,13 +38,13 @@ class Motion(torch.nn.Module):
 
 
 def make_pictures() -> torch.nn.Module:
-    """Return a network, for `module:function`."""
+    """Return a network, to be named as `module:function`."""
     return Pictures()
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
-    """Return a folder of four videos in which a bar moves to the right."""
+    """Return a folder with four videos of a bar that moves to the right, and an invalid file."""
     folder = tmp_path_factory.mktemp("sanity") / "videos"
     folder.mkdir()
     random = np.random.default_rng(0)

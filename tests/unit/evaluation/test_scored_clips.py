@@ -27,7 +27,7 @@ STYLEGANV = PROTOCOLS["styleganv"]
 
 
 class Corners(torch.nn.Module):
-    """A network that looks at a few pixels, and counts the clips it sees."""
+    """A feature network that returns a few pixels and counts its clips."""
 
     def __init__(self):
         super().__init__()

@@ -60,7 +60,7 @@ def a_part(name: str, work) -> Part:
 
 @pytest.fixture
 def day(tmp_path, monkeypatch) -> Day:
-    """Return a rehearsal whose machine is asked nothing."""
+    """Return a rehearsal on the CPU with made-up facts about the machine."""
     machine = {"device": "cpu", "is_smoke": True, "torch": "", "python": "", "git": None}
     monkeypatch.setattr(run_day, "machine", lambda day: {**machine, "started": "2026-12-01"})
     return Day(tmp_path, "cpu", True)
@@ -195,7 +195,7 @@ def test_the_docs_say_of_gpus_what_the_record_holds(page):
 
 
 def test_that_something_was_not_measured_is_said_by_the_record_alone():
-    """But for the log, whose entries have dates."""
+    """The pages exclude docs/log.md, whose entries have dates."""
     pages = [record.ROOT / "README.md", record.ROOT / "CHANGELOG.md"]
     pages += [path for path in (record.ROOT / "docs").glob("*.md") if path.name != "log.md"]
     for path in pages:

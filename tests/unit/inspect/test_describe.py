@@ -39,7 +39,7 @@ def token_writer(path: Path, store: ClipStore) -> TokenStoreWriter:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    """Return a folder with one of each."""
+    """Return a folder with stores, a model, unfinished and finished runs, and scores."""
     root = tmp_path_factory.mktemp("written")
     store = make_clip_store(root / "clips")
     token_writer(root / "tokens", store).finish(1, store.videos)
@@ -238,7 +238,7 @@ def test_a_value_of_a_wrong_type_is_a_message_and_never_a_traceback(written, tmp
 
 
 def _places(value: dict) -> list[tuple]:
-    """Return the ways to each value of the first two levels."""
+    """Return the key paths of all values on the first two levels."""
     outer = [(key,) for key in value]
     return outer + [
         (key, inner) for key in value if isinstance(value[key], dict) for inner in value[key]
@@ -251,7 +251,7 @@ def _replaced(value: dict, place: tuple, wrong: object) -> dict:
 
 
 def _sealed(value: dict) -> dict:
-    """Return a manifest with the sha256 that it should have, so that its values are looked at."""
+    """Return a manifest with the right hash, so that its values are checked."""
     rest = {key: inner for key, inner in value.items() if key != HASH}
     if HASH not in value or "Infinity" in json.dumps(rest):
         return value

@@ -21,7 +21,7 @@ NUM_FRAMES, HEIGHT = 2, 2
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> dict[int, tuple[Path, np.ndarray]]:
-    """A lossless video of every width, and its frames."""
+    """Return a lossless video and its frames, by width."""
     root = tmp_path_factory.mktemp("widths")
     made = {}
     for width in WIDTHS:

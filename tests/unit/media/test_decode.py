@@ -27,7 +27,7 @@ def decoded(path: Path, decoder: Decoder) -> np.ndarray:
 
 
 def simply_decoded(path: Path) -> np.ndarray:
-    """The plainest loop there is; right for even 4:2:0 pictures that stand upright."""
+    """Return frames from a plain PyAV loop, correct for upright 4:2:0 videos with even sizes."""
     with av.open(str(path)) as container:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 

@@ -15,7 +15,7 @@ from video_vq.media.encode import LABEL_HEIGHT, tile, write_animation, write_png
 
 
 def moving_gradient(num_frames=9, height=48, width=64, step=4):
-    """Smooth pictures that grow redder: cheap for every codec, so losses stay small."""
+    """Return smooth frames that grow redder, on which every codec has small losses."""
     t, y, x = np.mgrid[:num_frames, :height, :width]
     return np.stack([step * t + x + y, 200 - x, 60 + 2 * y], axis=-1).clip(0, 255).astype(np.uint8)
 

@@ -59,7 +59,7 @@ file_decoders.main()
 
 @pytest.fixture(autouse=True)
 def spool(tmp_path, monkeypatch) -> Path:
-    """Have the frames lie where the test can look."""
+    """Return the folder in which decoders store frames; let their supervisor check often."""
     folder = tmp_path / "frames"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))

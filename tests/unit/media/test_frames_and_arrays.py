@@ -124,7 +124,7 @@ def test_a_table_lists_a_folder_of_several_videos_once(tmp_path, monkeypatch):
 
 
 def test_a_rate_that_no_video_needs_is_refused_wherever_it_can_be_given(tmp_path):
-    """A file says its own; in fvd it is enough that one side does not."""
+    """A video file states its own rate; for `fvd`, one side without a rate is enough."""
     with av.open(str(tmp_path / "a.avi"), "w") as file:
         stream = file.add_stream("ffv1", rate=10, width=24, height=16, pix_fmt="bgr0")
         for frame in FRAMES:
@@ -183,7 +183,7 @@ def test_a_listing_counts_frames_and_keeps_none_of_their_names(tmp_path):
 
 
 def made_png(width: int, height: int, bits: int = 8, kind: int = 2, rows: int = 0) -> bytes:
-    """Return a black picture of any size; without `rows`, the header and hardly a pixel."""
+    """Return a black PNG of the given size, truncated to hardly any pixels if `rows` is 0."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         check = zlib.crc32(name + data)
@@ -308,7 +308,7 @@ def test_every_layout_and_file_gives_the_same_pixels(tmp_path, axes, form):
 )
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8"])
 def test_the_range_of_floats_is_found_over_all_arrays(tmp_path, values, scale, dtype):
-    """A bright clip alone would be taken for one in [0, 1]; its neighbours tell."""
+    """A bright clip by itself would seem to be in [0, 1]; the other clip shows the true range."""
     bright = (FRAMES // 2 + 128).astype(np.uint8)
     for name, clip in (("0", FRAMES), ("1", bright)):
         np.save(tmp_path / f"{name}.npy", scale(clip.astype(np.float64)).astype(dtype))
@@ -341,7 +341,7 @@ def npy_header(*shape: int) -> bytes:
 
 
 class Bomb:
-    """Runs when it is unpickled."""
+    """An object that fails the test when it is unpickled."""
 
     def __reduce__(self):
         return pytest.fail, ("a pickle was read",)
@@ -402,7 +402,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
 
 
 def test_members_that_overlap_and_a_huge_directory_are_refused(tmp_path, monkeypatch):
-    """Members that lie over each other would give the same bytes as often as they are listed."""
+    """Overlapping members would yield the same bytes as often as they are listed."""
     np.savez(tmp_path / "x.npz", a=FRAMES, b=FRAMES)
     data = (tmp_path / "x.npz").read_bytes()
     second = data.rindex(b"PK\1\2")  # its entry in the directory, with its place at byte 42
@@ -413,7 +413,7 @@ def test_members_that_overlap_and_a_huge_directory_are_refused(tmp_path, monkeyp
 
 
 def test_the_length_of_an_array_header_is_not_trusted(tmp_path):
-    """A packed member could state 4 GB, which NumPy would read and decode before its check."""
+    """A compressed member could state a 4 GB header, which NumPy would read before checking."""
     head = b"\x93NUMPY\x02\x00" + (1 << 22).to_bytes(4, "little")
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("video.npy", head + bytes(1 << 22))

@@ -126,7 +126,7 @@ def test_half_a_store_of_other_frames_does_not_go_on_and_one_without_a_rate_does
 
 
 def known_of(times: list[tuple[int | None, int | None, str]], container_name: str) -> Any:
-    """What is known of packets that are shown and decoded at these milliseconds, "K" a keyframe."""
+    """Return facts counted from packets, given as (pts in ms, dts in ms, "K" if a keyframe)."""
     packets = [
         SimpleNamespace(
             pts=shown, dts=decoded, is_keyframe=kind == "K", size=1, is_discard=False,

@@ -17,9 +17,9 @@ HEIGHT, WIDTH, RADIUS = 96, 120, 36
 
 
 def write_disc(path: Path, aspect: Fraction | None, degrees: int = 0) -> np.ndarray:
-    """Write a disc that is round where a pixel is shown `aspect` times as wide as high.
+    """Write a video of a disc that is round if pixels are `aspect` times as wide as high.
 
-    It is to be shown turned by so many degrees.
+    Players show the video rotated by `degrees`. The stored frame is returned.
     """
     y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     across = (x - WIDTH / 2) * float(aspect or 1)

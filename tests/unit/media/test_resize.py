@@ -11,7 +11,7 @@ from video_vq.media.resize import crop_box, resize
 
 
 def cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic convolution kernel with a = −1/2 (Keys 1981, eq. 15)."""
+    """Return Keys' cubic convolution kernel with a = −1/2 (Keys 1981, eq. 15)."""
     x = np.abs(x)
     near = 1.5 * x**3 - 2.5 * x**2 + 1
     far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
@@ -19,7 +19,7 @@ def cubic(x: np.ndarray) -> np.ndarray:
 
 
 def weights(size: int, start: float, end: float, target: int) -> np.ndarray:
-    """Each target pixel's weights: the kernel, widened by the reduction, at its centre."""
+    """Return each target pixel's weights: the kernel at its center, widened if reducing."""
     scale = (end - start) / target
     centres = start + (np.arange(target) + 0.5) * scale
     distance = (np.arange(size) + 0.5 - centres[:, None]) / max(scale, 1.0)
@@ -35,7 +35,7 @@ def by_the_formula(frame: np.ndarray, target_hw: tuple[int, int]) -> np.ndarray:
 
 
 def smooth_frames(count: int, height: int, width: int) -> np.ndarray:
-    """Waves with edges, away from 0 and 255, where the filter's overshoot would be cut off."""
+    """Return waves with edges, far enough from 0 and 255 that no overshoot is clipped."""
     t, y, x = np.meshgrid(*map(np.arange, (count, height, width)), indexing="ij")
     waves = np.stack(
         [np.sin((k + 1) * x / 37 + t) * np.cos((3 - k) * y / 29 - k) for k in range(3)], axis=-1

@@ -11,7 +11,7 @@ from video_vq.metrics.i3d import I3D, load_i3d
 
 
 class PooledPixels(nn.Module):
-    """Feature network with 24 features: means over 2 x 2 x 2 blocks per color channel."""
+    """A feature network with 24 features: means over 2 x 2 x 2 blocks per color channel."""
 
     num_features = 24
 

@@ -14,7 +14,7 @@ FRAMES = 6
 
 
 def moving_square(label: str, random: np.random.Generator) -> np.ndarray:
-    """A square on noise that wraps around: any single frame could be of any class."""
+    """Return a moving square that wraps around; any single frame could be of any class."""
     texture, colour = random.integers(0, 120, (16, 16, 3)), random.integers(150, 255, 3)
     row, column = random.integers(16, size=2)
     step = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}[label]
@@ -28,7 +28,7 @@ def moving_square(label: str, random: np.random.Generator) -> np.ndarray:
 
 
 def make_store(path, shown: str, splits: dict[str, int], seed: int) -> ClipStore:
-    """Clips labelled in turn that show their class ("own"), another one, or none ("still")."""
+    """Write clips that show their label's motion ("own"), an "other" one or none ("still")."""
     writer = ClipStoreWriter(path, (16, 16), {"shown": shown})
     random = np.random.default_rng(seed)
 

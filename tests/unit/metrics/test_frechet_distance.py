@@ -11,7 +11,7 @@ DIMENSION = 60
 
 
 def gaussian(mean: np.ndarray, covariance: np.ndarray) -> Moments:
-    """Moments of so many vectors that ddof and the rank bound do not matter."""
+    """Return moments of 10¹² vectors, so that ddof and the rank bound do not matter."""
     count = 10**12
     return Moments(count, mean, covariance * count)
 

@@ -186,7 +186,7 @@ def test_floor_of_one_video_is_an_error():
 
 
 def test_the_mode_is_followed_by_all_but_the_network(pooled_pixels):
-    """torchmetrics' own children follow their parent too."""
+    """Other child modules, such as those of torchmetrics, follow the metric's mode."""
     fvd = metric(pooled_pixels)
     fvd.beside = nn.Dropout()
     for mode in (False, True, False):

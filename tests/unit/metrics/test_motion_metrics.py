@@ -16,7 +16,7 @@ SCORES = (motion_energy_ratio_per_clip, flicker_per_clip)
 
 
 def moving_ramp(velocity: int, num_frames: int = 6) -> torch.Tensor:
-    """A ramp of 3 grey levels per pixel that moves right: |Δ| is 3·velocity everywhere."""
+    """Return a ramp of 3 gray levels per pixel that moves right: |Δ| is 3·velocity everywhere."""
     columns = torch.arange(20) - velocity * torch.arange(num_frames)[:, None]
     frames = 90 + 3 * columns
     assert frames.min() >= 0
@@ -121,7 +121,7 @@ def test_one_frame_does_not_move():
 
 
 def stepping(changes: list[int]) -> torch.Tensor:
-    """A grey clip that changes by so many levels from each frame to the next, up and down."""
+    """Return a gray clip that changes by the given levels per frame, alternately up and down."""
     signs = torch.tensor([(-1) ** place for place in range(len(changes))])
     levels = 128 + torch.cat([torch.zeros(1), (torch.tensor(changes) * signs).cumsum(0)])
     return levels.to(torch.uint8)[None, :, None, None, None].expand(1, -1, 4, 4, 3)

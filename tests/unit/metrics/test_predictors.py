@@ -12,7 +12,7 @@ GRID = (3, 2, 2)
 
 
 def copying_source(number: int, codebook_size: int, change: float, seed: int) -> np.ndarray:
-    """Uniform first frames; then each cell keeps its token, or draws anew with rate `change`."""
+    """Return grids whose cells start uniform and are redrawn with rate `change` in each frame."""
     generator = np.random.default_rng(seed)
     frames = [generator.integers(0, codebook_size, (number, *GRID[1:]))]
     while len(frames) < GRID[0]:
@@ -68,7 +68,7 @@ def test_entropy_is_that_of_the_frequencies_found():
 def literal_probabilities(
     train: np.ndarray, grids: np.ndarray, k: int, alpha: float, beta: float
 ) -> np.ndarray:
-    """p(x | s) of every token of `grids`, by counting each anew."""
+    """Return p(x | s) of every token of `grids`, counting from scratch for each token."""
     result = np.empty(grids.shape)
     for index, token in np.ndenumerate(grids):
         everywhere = (train == token).sum()
@@ -79,7 +79,7 @@ def literal_probabilities(
 
 
 def without_group(train: np.ndarray, groups: np.ndarray, k: int, alpha: float, beta: float):
-    """Mean nats of the training grids, each group coded by the others."""
+    """Return the mean nats per token of the training grids, each group coded by the others."""
     nats = [
         -np.log(literal_probabilities(train[groups != g], train[groups == g], k, alpha, beta))
         for g in np.unique(groups)

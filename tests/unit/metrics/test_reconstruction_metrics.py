@@ -19,7 +19,7 @@ def noisy_pair(seed: int, shape: tuple[int, ...] = (3, 4, 24, 30, 3)):
 
 
 def ssim_by_definition(x: np.ndarray, y: np.ndarray) -> float:
-    """Wang et al. 2004 of one frame h w c, windows inside the frame alone."""
+    """Return the SSIM of a frame h w c, for windows inside the frame (Wang et al. 2004)."""
 
     def blur(values: np.ndarray) -> np.ndarray:
         return gaussian_filter(values, (1.5, 1.5, 0), truncate=3.5)[5:-5, 5:-5]

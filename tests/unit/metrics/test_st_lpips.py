@@ -16,7 +16,7 @@ from video_vq.metrics.perceptual import (
 
 
 def random_network(trunk: perceptual.Trunk) -> StLpips:
-    """ST-LPIPS with random weights that keep the activations' scale."""
+    """Return ST-LPIPS with random weights that preserve the scale of the activations."""
     torch.manual_seed(0)
     network = StLpips(trunk)
     for name, parameter in network.named_parameters():
@@ -101,7 +101,7 @@ def test_equal_pictures_are_at_distance_zero_and_others_further_apart(random_ale
 
 
 def test_the_distance_is_the_weighted_squared_difference_of_unit_features(random_alex):
-    """Zhang et al. 2018, equation 1, in float64 on the features that the network computes."""
+    """The expected value is equation 1 of Zhang et al. 2018, in float64 on the same features."""
     x, y = pictures(3), pictures(4)
     features: list[list[np.ndarray]] = [[], []]
     for picture, kept in zip((x, y), features, strict=True):

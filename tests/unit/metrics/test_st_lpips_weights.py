@@ -19,7 +19,7 @@ from video_vq.metrics.st_lpips_checkpoint import to_safetensors
 
 
 class Canary:
-    """Makes a folder when something unpickles it."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -29,7 +29,7 @@ class Canary:
 
 
 def checkpoint(tensors: Any) -> bytes:
-    """Save as the published checkpoints were saved."""
+    """Return the bytes of a checkpoint in the format of the published ones."""
     buffer = io.BytesIO()
     torch.save(tensors, buffer, _use_new_zipfile_serialization=False)
     return buffer.getvalue()
@@ -51,7 +51,7 @@ def pin(name: str, data: bytes) -> PinnedFile:
 
 @pytest.fixture
 def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """A miniature of the published wheel, pinned like the real one, and an empty cache."""
+    """Return a miniature of the published wheel, pinned like the real one; use an empty cache."""
     real = weights.ST_LPIPS_WEIGHTS
     members = [checkpoint(small_tensors(2, 5)), checkpoint(small_tensors(5, 32))]
     buffer = io.BytesIO()

@@ -36,7 +36,7 @@ def grouped(features: np.ndarray, name: str) -> GroupedFeatures:
 def draw(
     random: np.random.Generator, count: int, scales: Sequence[float], dimension: int = SMALL
 ) -> list[GroupedFeatures]:
-    """Real clips, and those of models with so many times the real standard deviation."""
+    """Return features of real clips, and of models with `scales` times the real deviations."""
     spread = deviations(dimension)
     return [
         grouped(random.normal(size=(count, dimension)) * spread * scale, f"set {number}")
@@ -172,9 +172,10 @@ def test_equal_candidates_cannot_be_told_apart_and_swapping_turns_the_sign():
 def share_that_holds(
     count: int, num_draws: int, dimension: int, which: str, truth: float | None = None
 ) -> float:
-    """Share of intervals for models of 0.7 and 1 times the spread that hold the truth.
+    """Return the share of intervals that contain the true difference between two models.
 
-    Without a truth: the mean over the draws, the best estimate of the difference of E[FVD at N].
+    The models have 0.7 and 1 times the real deviations. If `truth` is None, the mean estimate
+    over the draws takes its place, as the best estimate of the difference of E[FVD at N].
     """
     random = np.random.default_rng([count, dimension])
     found = []

@@ -19,7 +19,7 @@ def backbone(**changes) -> ConvBackboneConfig:
 
 
 def join_in(network: torch.nn.Module) -> None:
-    """Let the residual branches, which start at zero, take part."""
+    """Randomize the weights of residual branches, which start at zero."""
     for parameter in network.parameters():
         if parameter.ndim > 1 and not parameter.any():
             torch.nn.init.kaiming_uniform_(parameter)

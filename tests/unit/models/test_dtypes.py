@@ -36,7 +36,7 @@ def acting_prior() -> Prior:
 
 
 def tokenizer_of(quantizer: Any, causal: bool = False) -> VideoTokenizer:
-    """Return one whose every number matters: norms of other scales, blocks that change."""
+    """Return a tokenizer with perturbed weights, so that all norms and blocks have an effect."""
     tokenizer = trained_tokenizer(quantizer, causal)
     generator = torch.Generator().manual_seed(3)
     for network in (tokenizer.encoder, tokenizer.decoder):
@@ -288,7 +288,7 @@ def test_a_model_inside_ddp_is_saved_as_the_plain_one(tmp_path):
 
 def test_a_model_on_another_device_is_brought_to_the_cpu_before_it_is_saved(tmp_path, monkeypatch):
     class Elsewhere(Tensor):
-        """A tensor of another device: nothing but `cpu` and `detach` gives its values away."""
+        """A tensor as if on another device, whose values can be read only after `cpu`."""
 
         def detach(self) -> Tensor:
             return self

@@ -22,10 +22,10 @@ from video_vq.models.tokenizer import VideoTokenizer
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Repositories in memory: revisions of files, and what the Hub's client asks for.
+    """A local server that imitates the Hub, with repositories in memory.
 
     Attributes:
-        repositories: name -> revision -> file -> bytes. A commit is named by its content.
+        repositories: name -> revision -> file -> bytes. A commit is named by a hash of its files.
         asked: method and path of each request.
     """
 

@@ -28,7 +28,7 @@ K = 7
 def make_prior(
     num_classes: int = 0, num_action_dims: int = 0, sub_codes: tuple = (), codes: int = K
 ) -> MaskedPrior:
-    """A small prior with weights large enough that context, class and actions all matter."""
+    """Return a small prior with weights so large that context, class and actions matter."""
     torch.manual_seed(0)
     sizes = TransformerConfig("masked", 32, 2, 2, dropout=0.1, condition_dropout=0.1)
     config = PriorConfig(codes, GRID, num_classes, num_action_dims, sizes, (), sub_codes)
@@ -106,7 +106,7 @@ def test_the_hidden_share_falls_along_a_cosine():
 
 
 def trained_on_pairs() -> MaskedPrior:
-    """Return a prior of clips of two equal tokens: both 0 with probability 0.3, else both 1."""
+    """Return a prior trained on pairs of tokens: both 0 with probability 0.3, else both 1."""
     torch.manual_seed(0)
     sizes = TransformerConfig("masked", 16, 1, 1, dropout=0.0, condition_dropout=0.0)
     prior = MaskedPrior(PriorConfig(2, (1, 1, 2), transformer=sizes))
@@ -170,7 +170,7 @@ def test_given_tokens_stay_and_progress_counts_the_others_once():
 
 
 def test_drawing_one_by_one_from_the_surest_is_the_plain_forward_step_by_step():
-    """Top-k 1, no heat: each step keeps the token of the largest probability among all hidden."""
+    """With top-k 1 and confidence temperature 0, each step keeps the most probable hidden token."""
     prior = make_prior()
     sampler = MaskedSampler(prior, SamplingSettings(top_k=1), ParallelSettings(NUM_TOKENS, 0.0), 1)
     tokens = torch.zeros(1, NUM_TOKENS, dtype=torch.int64)
@@ -184,7 +184,7 @@ def test_drawing_one_by_one_from_the_surest_is_the_plain_forward_step_by_step():
 
 
 def test_sub_codes_of_a_token_are_drawn_one_after_the_other():
-    """A head that knows the first digit only through the one before it: digits always agree."""
+    """The logits of the second digit depend only on the first, which it always equals."""
     prior = make_prior(sub_codes=((3, 3),), codes=9)
     for parameter in prior.parameters():
         torch.nn.init.zeros_(parameter)

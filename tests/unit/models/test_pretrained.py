@@ -123,7 +123,7 @@ def test_a_config_that_asks_for_more_than_the_file_holds_costs_no_memory(folder)
 
 
 class _Canary:
-    """Leaves a file behind when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -29,7 +29,7 @@ def make_prior(
     dropout: float = 0.0,
     checkpoint_activations: bool = False,
 ) -> Prior:
-    """A small prior whose head is not zero, so that what enters it can be seen in the logits."""
+    """Return a small prior with a nonzero head, so that every input affects the logits."""
     torch.manual_seed(0)
     sizes = TransformerConfig(width=32, depth=2, heads=2, dropout=dropout, condition_dropout=0.5)
     config = PriorConfig(K, GRID, num_classes, num_action_dims, sizes)
@@ -196,7 +196,7 @@ for checkpoint_activations in (False, True):
 
 
 def test_a_compiled_prior_has_the_same_loss_and_gradients():
-    """In a process of its own: there the types are not checked, which cannot be compiled."""
+    """A separate process runs without the type checks of the tests, which cannot be compiled."""
     subprocess.run([sys.executable, "-c", COMPILED], check=True)
 
 

@@ -16,7 +16,7 @@ def entropy_bits(probabilities: Tensor) -> Tensor:
 
 
 def draw(number: int, start: Tensor, change: Tensor, generator: torch.Generator) -> Tensor:
-    """Clips in which each cell is a Markov chain over time, all cells independent."""
+    """Return clips in which each cell is an independent Markov chain over time."""
     cells = number * GRID[1] * GRID[2]
     frames = [torch.multinomial(start.expand(cells, K), 1, generator=generator)[:, 0]]
     while len(frames) < GRID[0]:

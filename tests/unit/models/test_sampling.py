@@ -31,7 +31,7 @@ CONDITIONS = [(0, 0), (3, 0), (0, 5), (3, 5)]
 
 
 def make_prior(num_classes: int = 0, num_action_dims: int = 0, width: int = 32) -> Prior:
-    """A small prior with weights large enough that context, class and actions all matter."""
+    """Return a small prior with weights so large that context, class and actions matter."""
     torch.manual_seed(0)
     sizes = TransformerConfig(width=width, depth=2, heads=2, dropout=0.1, condition_dropout=0.1)
     prior = Prior(PriorConfig(K, GRID, num_classes, num_action_dims, sizes))
@@ -56,7 +56,7 @@ def some_conditions(prior: Prior, batch: int, given: Tensor | None = None) -> Co
 def decoded_logits(
     decoder: CachedPrior, condition: sampling.Condition, tokens: Tensor, num_given: int
 ) -> Tensor:
-    """Logits of every position from num_given on, one decoding step after the other."""
+    """Return the logits of all positions from num_given on, decoded one step at a time."""
     logits = [decoder.begin(condition, tokens[:, :num_given, None] if num_given else None)]
     logits += [decoder.step(tokens[:, i, None]) for i in range(num_given, NUM_TOKENS - 1)]
     return torch.stack(logits, dim=1)
@@ -125,7 +125,7 @@ def test_guidance_in_one_batch_is_that_of_two_passes(classes, dims, guidance):
 def slow_sample(
     prior: Prior, seed: int, conditions: Conditions, settings: SamplingSettings
 ) -> Tensor:
-    """One sample by the plain forward over all tokens so far, without cache or batch."""
+    """Draw a sample by forward passes over all tokens so far, without a cache or a batch."""
     labels, given, actions = conditions
     tokens = torch.zeros(1, NUM_TOKENS, dtype=torch.long)
     first = 0 if given is None else given.shape[1]
@@ -187,7 +187,7 @@ def test_a_sample_is_bit_equal_in_any_order_and_in_batches_of_any_fill(
 
 
 class Threads:
-    """Run a block on a number of threads."""
+    """A context manager that runs a block on a number of threads."""
 
     def __init__(self, number: int):
         self.number = number

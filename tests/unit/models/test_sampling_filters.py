@@ -23,16 +23,16 @@ from video_vq.models.sampling import (
 
 
 def reference_top_k(logits: list[float], k: int) -> list[float]:
-    """Hugging Face's TopKLogitsWarper: below the k-th largest is out, its equals stay."""
+    """Imitate Hugging Face's TopKLogitsWarper: keep the k-th largest logit and all not below it."""
     kth = sorted(logits, reverse=True)[min(k, len(logits)) - 1]
     return [logit if logit >= kth else -math.inf for logit in logits]
 
 
 def reference_top_p(logits: list[float], p: float) -> list[float]:
-    """Hugging Face's TopPLogitsWarper with min_tokens_to_keep = 1.
+    """Imitate Hugging Face's TopPLogitsWarper with min_tokens_to_keep = 1.
 
-    In ascending order, tokens whose cumulative probability is at most 1 - p are out; among equals
-    those of lower index come first; the last of the order always stays.
+    Tokens are sorted in ascending order, equal ones by index. Those whose cumulative probability
+    is at most 1 - p are removed, except for the last token, which is always kept.
     """
     order = sorted(range(len(logits)), key=lambda index: logits[index])
     top = max(logits)
@@ -46,7 +46,7 @@ def reference_top_p(logits: list[float], p: float) -> list[float]:
 
 
 def random_distributions():
-    """1,000 random sets of logits of many sizes and temperatures, a third of them with ties."""
+    """Yield 1,000 random rows of logits, a third of them with ties, each with a random k and p."""
     generator = random.Random(0)
     for trial in range(1000):
         size = generator.choice([2, 3, 10, 57, 256])
@@ -66,7 +66,7 @@ def test_top_k_and_top_p_agree_with_their_definition_on_1000_random_distribution
 
 
 def test_top_k_and_top_p_agree_with_hugging_face_on_1000_random_distributions():
-    """Of equal logits at the edge of top-p it keeps whichever its unstable sort puts last."""
+    """At the edge of top-p, Hugging Face keeps the equal logit its unstable sort puts last."""
     ids = torch.LongTensor([[0]])
 
     def same(ours: torch.Tensor, theirs: torch.Tensor) -> None:

@@ -29,7 +29,7 @@ CONFIG = TokenizerConfig(
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch) -> VideoTokenizer:
-    """Put an untrained tokenizer in the starter's place, and return it in bfloat16."""
+    """Replace the starter by an untrained tokenizer in bfloat16, and return that tokenizer."""
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(CONFIG)
     tokenizer.facts = TokenizerFacts(5, 1, (16, 16), (3, 4, 4), "hash of the clips", 0)

@@ -21,7 +21,7 @@ GRID, NUM_TOKENS, CODES = (3, 2, 4), 24, 37
 
 @pytest.fixture(params=[(), (4, 3)], ids=["one code", "two codes"])
 def prior(request, monkeypatch) -> Prior:
-    """Return a small prior over frames with actions, and let spans be short."""
+    """Return a small prior with actions; shorten SPAN, so that the cache has several spans."""
     monkeypatch.setattr(cached_prior, "SPAN", 7)
     torch.manual_seed(0)
     sizes = TransformerConfig(width=32, depth=2, heads=2)
@@ -33,7 +33,7 @@ def prior(request, monkeypatch) -> Prior:
 
 
 def recorded(work: Callable[[], Step]) -> Callable[[], Step]:
-    """Record the operations of a call, with the tensors that they touch and nothing of Python."""
+    """Record the tensor operations of a call; return a function that replays only these."""
     with torch.inference_mode(False), torch.no_grad():
         graph = make_fx(work)()
     return lambda: Step(*graph())

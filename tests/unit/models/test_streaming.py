@@ -25,7 +25,7 @@ SIZE = 16
 
 
 def lively(network: torch.nn.Module) -> torch.nn.Module:
-    """Residual branches start at zero; give them something to do."""
+    """Randomize all kernels and matrices, as residual branches start at zero."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -71,7 +71,7 @@ def noise(num_frames: int, height: int = SIZE, width: int = SIZE, batch: int = 1
 
 
 def cut(x: torch.Tensor, axis: int, seed: int) -> list[torch.Tensor]:
-    """Cut at random places; some chunks are empty in time or a single frame."""
+    """Return the non-empty chunks of a tensor that is cut at random places along an axis."""
     choose = random.Random(seed)
     places = sorted(choose.choices(range(x.shape[axis] + 1), k=choose.randrange(1, 12)))
     edges = [0, *places, x.shape[axis]]
@@ -138,7 +138,7 @@ def test_a_stream_gives_what_the_training_forward_gives(strides):
 
 
 def in_pieces(tokenizer: VideoTokenizer, video: torch.Tensor) -> torch.Tensor:
-    """Return the encoder's features as `encode` computes them."""
+    """Return the encoder's features as `encode` computes them, piece by piece."""
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         encode = tokenizer.quantizer.encode

@@ -37,7 +37,7 @@ DIGITS = PriorConfig(
 
 
 def made(config: PriorConfig) -> Prior:
-    """Return a prior whose logits differ, as a trained one's do."""
+    """Return a prior with random weights in its head, so that its logits differ."""
     torch.manual_seed(0)
     prior = Prior(config).eval()
     torch.nn.init.normal_(prior.head.weight, std=0.3)
@@ -143,7 +143,7 @@ def test_a_sub_code_is_predicted_from_those_before_it_alone(config):
 def slow_sample(
     prior: Prior, seed: int, label: Tensor, given: Tensor | None, settings: SamplingSettings
 ) -> Tensor:
-    """One sample by the plain forward over all tokens so far, without cache or batch."""
+    """Draw a sample by forward passes over all tokens so far, without a cache or a batch."""
     split = prior.sub_codes
     digits = torch.zeros(1, 8, len(split), dtype=torch.int64)
     first = 0

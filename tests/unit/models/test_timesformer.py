@@ -42,7 +42,7 @@ def small(recompute: bool = False) -> VideoTokenizer:
 def masked_attention(
     attention: SelfAttention, x: torch.Tensor, visible: torch.Tensor
 ) -> torch.Tensor:
-    """Attend over all tokens of a clip, `visible[i, j]` saying whether i may read j."""
+    """Compute attention over all tokens of a clip; i attends to j only if `visible[i, j]`."""
     query, key, value = attention.query_key_value(x).chunk(3, dim=-1)
     heads = []
     for q, k, v in zip(

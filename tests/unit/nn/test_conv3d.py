@@ -11,7 +11,7 @@ from video_vq.nn.conv3d import Conv3d, Past
 
 
 def gradients(module: nn.Module, x: Tensor, bf16: bool) -> list[Tensor]:
-    """Return the output, and the gradients of x and of all parameters for a fixed one of it."""
+    """Return the output, and the gradients of x and all parameters for a fixed output gradient."""
     module.zero_grad()
     x = x.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, bf16):

@@ -20,7 +20,7 @@ def failing_compiler(graph, inputs):
 
 @pytest.fixture
 def verified_everywhere(monkeypatch):
-    """Let every device, this CPU too, pass for a card that everything was verified on."""
+    """Treat every device, including the CPU, as one on which all features were verified."""
     for module in (cards, fused, lookup):
         monkeypatch.setattr(module, "is_verified", lambda feature, device: True)
     caches = (fused.compiled, lookup._kernel_or_tiles)
@@ -83,7 +83,7 @@ def test_a_rotation_that_cannot_be_compiled_has_the_plain_gradient(
 
 
 def test_a_kernel_that_cannot_be_compiled_leaves_the_same_codes(verified_everywhere):
-    """There is no GPU in the tests: the kernel refuses the CPU, as a compiler might."""
+    """The tests have no GPU: the kernel fails on the CPU, as it would with a failing compiler."""
     pytest.importorskip("triton")
     x, codes = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(2))
     expected = lookup.nearest_codes(x, codes, "torch")

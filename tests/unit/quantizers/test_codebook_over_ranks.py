@@ -28,7 +28,10 @@ def batch_of(step: int) -> torch.Tensor:
 
 
 def train(book: Codebook, first: int, last: int, rank: int = 0, world: int = 1) -> list[dict]:
-    """Update on this rank's part of each global batch, of two micro-batches; codes die often."""
+    """Update a codebook on this rank's part of each global batch; return a record per step.
+
+    A global batch has two micro-batches. Every fifth step, some codes are made dead.
+    """
     lines = []
     for step in range(first, last):
         micro_batches = batch_of(step).chunk(2)
@@ -54,14 +57,14 @@ def train(book: Codebook, first: int, last: int, rank: int = 0, world: int = 1) 
 
 
 def dynamic_gradient(rank: int = 0, world: int = 1) -> torch.Tensor:
-    """Return the gradient of this rank's part of a batch, weighted over the global batch."""
+    """Return the gradient of this rank's rows, whose weights depend on the global batch."""
     config = QuantizerConfig(codebook_size=4, codebook_dim=DIM, estimator="rotation_dynamic")
     torch.manual_seed(0)
     quantizer: Any = build_quantizer(DIM, config)
     quantizer.codebook.codes.copy_(torch.randn(4, DIM))
     rows = batch_of(0).chunk(world)[rank].clone().requires_grad_()
     quantizer(rows[:, :, None]).quantized.sum().backward()
-    with torch.no_grad():  # scoring on one rank alone waits for nobody
+    with torch.no_grad():  # scoring on only one rank does not wait for the others
         if rank == 0:
             quantizer.eval()(rows[:, :, None])
     assert rows.grad is not None

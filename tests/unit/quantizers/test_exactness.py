@@ -64,7 +64,7 @@ def test_the_best_share_of_the_rotation_is_the_one_that_made_the_exact_gradient(
 
 
 def test_equal_cosines_mean_equal_weights():
-    """What `gradient.rotation_share` says of its parameter: lengths alike, a = 1/2."""
+    """As `gradient.rotation_share` states: at equal lengths, equal cosines mean a = 1/2."""
     e = torch.tensor([[1.0, 0.0, 0.0]])
     q = torch.tensor([[math.cos(0.3), math.sin(0.3), 0.0]])
     g = torch.tensor([[0.2, -0.9, 0.4]])

@@ -160,7 +160,7 @@ def test_a_blended_rotation_weighs_both_gradients_by_the_angle():
 
 
 def test_behind_a_loss_of_the_direction_alone_the_rotation_is_right_to_first_order():
-    """The derivation in `rotation_share`: off by θ² where the copy is by θ."""
+    """As derived in `rotation_share`, its error is of order θ², that of the copy of order θ."""
     basis, _ = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))
     q, side = 2 * basis[:1], basis[1]
 

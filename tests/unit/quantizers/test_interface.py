@@ -18,7 +18,7 @@ KINDS = [get_args(one)[0] for one in get_args(get_args(AnyQuantizerConfig)[0])]
 
 
 def build(config: Any) -> Quantizer:
-    """Return a quantizer; pyright holds its signatures against the interface here."""
+    """Return a quantizer; pyright checks its signatures against the interface here."""
     return build_quantizer(8, config)
 
 

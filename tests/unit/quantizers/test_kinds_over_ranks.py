@@ -28,7 +28,7 @@ def batch_of(step: int) -> torch.Tensor:
 
 
 def gradients(quantizer: Any, output: Any, world: int) -> torch.Tensor:
-    """Return the gradients of the projection, averaged over the ranks as DDP does."""
+    """Return the gradient of the input projection, averaged over the ranks as in DDP."""
     loss = output.quantized.square().mean() + torch.stack([*output.losses.values()]).sum()
     quantizer.zero_grad()
     loss.backward()
@@ -39,7 +39,7 @@ def gradients(quantizer: Any, output: Any, world: int) -> torch.Tensor:
 
 
 def train(kind: str, rank: int = 0, world: int = 1) -> tuple[list[str], dict[str, torch.Tensor]]:
-    """Run some steps on this rank's part of each global batch; return a digest of each."""
+    """Train on this rank's part of each global batch; return each step's digest, final tensors."""
     torch.manual_seed(0)
     quantizer: Any = build_quantizer(CHANNELS, CONFIGS[kind])
     digests, last = [], {}
@@ -51,7 +51,7 @@ def train(kind: str, rank: int = 0, world: int = 1) -> tuple[list[str], dict[str
         last["gradient"] = gradients(quantizer, output, world)
         update = quantizer.codebook.update(merge([output.statistics]), seed=7)
         last |= {"counts": update.counts, "restarted": update.restarted}
-        with torch.no_grad():  # scoring on one rank alone waits for nobody
+        with torch.no_grad():  # scoring on only one rank does not wait for the others
             quantizer(mine) if rank == 0 else None
         digest = hashlib.sha256()
         for _, value in sorted({**quantizer.state_dict(), **last}.items()):

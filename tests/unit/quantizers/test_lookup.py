@@ -49,9 +49,9 @@ def test_lookup_is_exact_inside_autocast():
 def differ_by_more_than_rounding(
     x: torch.Tensor, codes: torch.Tensor, found: torch.Tensor, chunk: int
 ) -> tuple[int, int]:
-    """Count rows whose code is not the float64 argmin's, and those where the two do not tie.
+    """Count rows whose code is not the float64 argmin, and those where this is not a tie.
 
-    Both distances, |c|²/2 − x·c, are rounded to float32 at the size of their terms.
+    Two distances |c|²/2 − x·c tie if float32 rounding of their terms explains the difference.
     """
     wide = codes.double()
     half_square = wide.square().sum(1).mul_(0.5)

@@ -43,7 +43,7 @@ def batch(seed: int, size: int = 4) -> Tensor:
 
 
 def codes_of(quantizer: Any) -> dict[str, Tensor]:
-    """Return all that a codebook holds."""
+    """Return copies of all tensors of a codebook."""
     return {name: value.clone() for name, value in quantizer.codebook.state_dict().items()}
 
 

@@ -13,7 +13,7 @@ from video_vq.quantizers.quantizer_config import ResidualConfig
 
 
 def made(config: ResidualConfig, scale: float = 1.0) -> Any:
-    """Return a quantizer without projections, its levels' codes drawn ever smaller."""
+    """Return a quantizer without projections, whose random codes get smaller at each level."""
     torch.manual_seed(0)
     width = config.groups * config.codebook_dim
     quantizer: Any = build_quantizer(width, config)

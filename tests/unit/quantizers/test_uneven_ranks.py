@@ -45,14 +45,14 @@ ALL = [(world, lengths, case) for world in LENGTHS for lengths in LENGTHS[world]
 
 
 def share(step: int, lengths: tuple[int, ...], rank: int | None) -> Tensor:
-    """Return a rank's rows of a global batch, all of them for None."""
+    """Return a rank's rows of a global batch, or all rows if `rank` is None."""
     generator = torch.Generator().manual_seed(step)
     rows = torch.randn(sum(lengths), DIM, generator=generator) + 0.5
     return rows if rank is None else rows.split(lengths)[rank]
 
 
 def spoil(book: Codebook) -> None:
-    """Make codes dead: far away and never heard."""
+    """Make every third code dead: far away and never used."""
     book.codes.data[1::3] = 100.0
     book.average_count[1::3] = 0.0
     book.average_sum[1::3] = 0.0
@@ -102,7 +102,7 @@ def run(case: Case, lengths: tuple[int, ...], rank: int | None = None) -> dict[s
 
 
 def run_rank(rank: int, folder: str) -> None:
-    """Be one rank of three, then of two, if it is one of those."""
+    """Run all cases as one of three ranks and, below rank 2, as one of two; save the results."""
     torch.set_num_threads(1)
     for world in (3, 2):
         if rank >= world:
@@ -124,7 +124,7 @@ def run_rank(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> dict[int, list[dict[str, Tensor]]]:
-    """Return what each rank of each world found."""
+    """Return the results of each rank, by number of ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     context = multiprocessing.get_context("spawn")
     started = [context.Process(target=run_rank, args=(rank, str(folder))) for rank in range(3)]

@@ -38,7 +38,7 @@ def test_equal_scores_are_not_bold():
 
 
 def evaluated(path: Path, number: int, num_videos: int, with_fvd: bool) -> Path:
-    """Write an evaluation of two clips of each of some videos."""
+    """Write an evaluation with two clips per video, and return its path."""
     groups = tuple(f"video {clip % num_videos}" for clip in range(2 * num_videos))
     scores = scores_of("a tokenizer")
     same = {"split": "test", "num_clips": len(groups), "protocol": scores["protocol"]}

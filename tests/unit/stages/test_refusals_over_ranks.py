@@ -36,7 +36,7 @@ WRITE: dict[str, Callable[[Accelerator, Path], object]] = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Return a folder with clips, their tokenizer, a prior and tokens."""
+    """Return a folder with clips and a matching tokenizer, prior and token store."""
     root = tmp_path_factory.mktemp("made")
     store = make_clip_store(root / "clips")
     tokenizer = trained_tokenizer()
@@ -54,7 +54,13 @@ def made(tmp_path_factory) -> Path:
 
 
 def one_of_two(said: list[float], is_main: bool, main_failed: bool) -> Accelerator:
-    """Return one of two ranks: `said` is what it tells the other, whose word is `main_failed`."""
+    """Return a fake of one of two ranks.
+
+    Args:
+        said: list to which the rank's summands are appended.
+        is_main: whether the rank is rank 0.
+        main_failed: the other rank's summand.
+    """
     ranks = mock.create_autospec(Accelerator, instance=True, mixed_precision="no")
     ranks.device, ranks.num_processes = torch.device("cpu"), 2
     ranks.is_main_process, ranks.process_index = is_main, int(not is_main)

@@ -19,7 +19,7 @@ def generator(seed: int) -> np.random.Generator:
 
 
 def ramp(width: int = 200, height: int = 150) -> Image.Image:
-    """Return a picture whose red grows to the right and whose green grows downwards."""
+    """Return a picture whose red grows to the right and whose green grows downward."""
     red, green = np.meshgrid(np.arange(width), np.arange(height))
     return Image.fromarray(np.stack([red, green, 0 * red], -1).astype(np.uint8))
 

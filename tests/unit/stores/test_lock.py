@@ -102,7 +102,7 @@ def test_a_place_that_cannot_be_looked_at_gets_one_sentence(tmp_path, monkeypatc
 
 
 def no_entry(monkeypatch, folder: Path) -> None:
-    """Refuse what lies in a folder, as the system refuses all but root."""
+    """Deny access to a folder's contents, as the system does to all users except root."""
 
     def refusing(whole):
         def call(path, *arguments, **more):
@@ -152,14 +152,14 @@ subprocess.Popen([sys.executable, "-c", "import os; os.read({pipe}, 1)"], pass_f
 
 
 class Pipe:
-    """A pipe that holders inherit: their children live until it is closed."""
+    """A pipe that holders inherit; their children live until the pipe is closed."""
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
         self._is_open = True
 
     def close(self) -> None:
-        """Let the children end; once is all it takes."""
+        """Close the pipe, so that the children end; later calls do nothing."""
         if self._is_open:
             os.close(self.writing)
             os.close(self.reading)
@@ -366,7 +366,7 @@ def test_of_many_starts_at_once_exactly_one_holds_the_folder(tmp_path):
 
 
 def test_a_name_that_its_holder_took_away_in_the_meantime_is_locked_anew(tmp_path, monkeypatch):
-    """Two could else hold the folder: one by the old file, one by the new."""
+    """Otherwise two processes could hold the folder: one by the old file, one by the new."""
     whole, calls = lock.flock, []
 
     def late(descriptor: int, operation: int) -> None:

@@ -28,7 +28,7 @@ from video_vq.stores.videos import (
 
 
 def watch_disk(monkeypatch) -> list[tuple[str, str, int]]:
-    """Return a list that fills with (event, name, bytes on the disk) in the order of events."""
+    """Return a list to which each fsync and rename is added as (event, file name, file size)."""
     events: list[tuple[str, str, int]] = []
     fsync, rename = files.fsync, files.rename
 

@@ -49,7 +49,7 @@ def actions_of(number: int) -> np.ndarray:
 
 
 def begin(path: Path, header: TokenHeader = HEADER, decoded: bool = True) -> TokenStoreWriter:
-    """Write three shards, of which the middle one is empty."""
+    """Write three shards, of which the middle one is empty; return the writer."""
     writer = TokenStoreWriter(path, header)
     tokens, actions = grids(5, header.codebook_size), actions_of(5)
     first = 0
@@ -73,7 +73,7 @@ def make(path: Path, header: TokenHeader = HEADER) -> TokenStore:
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
-    """Edit the manifest and seal it again: what only another program could have written."""
+    """Edit the manifest and seal it again, as only another program would."""
     manifest = json.loads((path / "manifest.json").read_bytes())
     del manifest["sha256"]
     edit(manifest)

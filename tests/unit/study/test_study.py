@@ -123,7 +123,7 @@ def test_an_arm_without_codes_ends_with_the_scores_of_its_reconstructions():
 
 
 class Commands:
-    """A stand-in for the commands of a run, which leaves what they would."""
+    """A stand-in for running commands, which writes the files that they would write."""
 
     def __init__(self, fails_at: str = "", stops_at: str = ""):
         self.fails_at, self.stops_at = fails_at, stops_at

@@ -84,7 +84,10 @@ def test_the_last_two_that_verify_stay_when_a_newer_one_is_damaged(tmp_path):
 
 
 class Fault:
-    """Makes the n-th call of one function fail: by an error, by half a write, or by a kill."""
+    """A wrapper that makes the n-th call of a function fail: by an error or by a kill.
+
+    A failing write first writes half of the data.
+    """
 
     def __init__(self, target: str, kind: str, point: int):
         module, _, self.name = target.rpartition(".")
@@ -105,7 +108,7 @@ class Fault:
         raise OSError(getattr(errno, self.kind), "injected")
 
     def save(self, folder: CheckpointFolder) -> str:
-        """Save step 40 with the fault; return what came of it."""
+        """Save step 40 with the fault, and return the outcome as text."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(self.module, self.name, self)
             try:
@@ -116,7 +119,7 @@ class Fault:
 
 
 def in_a_fork(action: Callable[[], str]) -> str:
-    """Run something in a child; return its answer, or "killed"."""
+    """Run an action in a forked child; return its result, or "killed" if there is none."""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         # From 3.12 on a fork beside threads warns; this child takes no lock of theirs.
@@ -148,7 +151,7 @@ def in_a_fork(action: Callable[[], str]) -> str:
 def test_after_a_fault_at_any_point_of_a_save_and_its_pruning_all_is_well(
     tmp_path, target, num_points, kind, is_replaced
 ):
-    """A save of two tensor files, each of length, header and one tensor, then a pruning."""
+    """Two tensor files are saved, each as length, header and one tensor; old ones are pruned."""
     template = CheckpointFolder(tmp_path / "template")
     for step in (10, 20, 30, *((40,) if is_replaced else ())):
         save(template, step, keep={10, 20})
@@ -166,7 +169,7 @@ def test_after_a_fault_at_any_point_of_a_save_and_its_pruning_all_is_well(
             outcomes.append(fault.save(folder))
         found = folder.newest()
         assert found is not None
-        # Whole or not at all; and only what nobody had touched may be the newest.
+        # Saved whole or not at all; otherwise the newest checkpoint is the previous one.
         assert found[0] == 40 or (found[0] == 30 and "saved" not in outcomes[-1])
         assert [step for step in (10, 30) if folder.problem(step)] == []
         assert_is_of(folder, found[0])
@@ -176,7 +179,7 @@ def test_after_a_fault_at_any_point_of_a_save_and_its_pruning_all_is_well(
         assert healthy[-2:] == [found[0], 50]
         assert_is_of(folder, 50)
         assert not list(state.glob("*.partial"))
-    # A replaced checkpoint is one rename and four files more.
+    # Replacing a checkpoint takes one more rename and removes four more files.
     more = {"rename": 1, "unlink": 4}.get(target.rpartition(".")[2], 0) if is_replaced else 0
     assert len(outcomes) == num_points + more + 1
 
@@ -317,7 +320,7 @@ def test_the_files_are_read_by_the_library_as_they_were():
 
 @pytest.mark.parametrize("length", range(1, 18))
 def test_every_tensor_of_a_file_begins_at_a_multiple_of_its_own_size(length):
-    """So that it can be mapped into memory as it lies; the header may have any length."""
+    """Files can thus be mapped into memory unchanged; the header may have any length."""
     dtypes = [torch.float16, torch.float64, torch.float32, torch.bool, torch.int64]
     tensors = {"n" * length + str(k): torch.ones(3, dtype=d) for k, d in enumerate(dtypes)}
     data = b"".join(bytes(part) for part in _safetensors(tensors))

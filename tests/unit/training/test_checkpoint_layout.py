@@ -75,7 +75,7 @@ def test_a_manifest_that_lists_no_state_is_a_problem(tmp_path, hashes):
 
 
 def trained(number: int = 12) -> torch.optim.Optimizer:
-    """An AdamW of more than ten tensors, each of its own shape, after two steps."""
+    """Return AdamW after two steps on more than ten tensors with different shapes."""
     torch.manual_seed(0)
     values = [torch.nn.Parameter(torch.randn(1 + n)) for n in range(number)]
     optimizer = torch.optim.AdamW(values, lr=0.1)

@@ -22,7 +22,7 @@ def make() -> Discriminator:
 
 
 def clips(seed: int, number: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return noise and noise that is smoothed in time, as a poor decoder's."""
+    """Return noise, and the same noise averaged over time, like the output of a poor decoder."""
     generator = torch.Generator().manual_seed(seed)
     video = torch.rand(number, 3, 4, 16, 16, generator=generator) * 2 - 1
     return video, video.mean(2, keepdim=True).expand_as(video)

@@ -14,7 +14,7 @@ from video_vq.training.training_config import RunConfig
 
 
 def fake(**attributes: Any) -> Any:
-    """Return an Accelerator of another rank."""
+    """Return a fake Accelerator with the given attributes."""
     return mock.Mock(spec=Accelerator, **attributes)
 
 

@@ -11,7 +11,7 @@ from video_vq.training.health import MIN_LOGS, Health
 
 
 def settled(loss: float = 1.0, logs: int = 30) -> Health:
-    """Return the health of a run whose loss is noisy about a value."""
+    """Return the health of a run whose loss fluctuates around a value."""
     health, rng = Health.at_start(), random.Random(0)
     for _ in range(logs):
         assert health.look(rng.gauss(loss, 0.05 * loss), usage=0.5) == []

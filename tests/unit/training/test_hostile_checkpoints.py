@@ -33,7 +33,7 @@ STEPS = (10, 20)
 
 
 class Run:
-    """A run with two checkpoints, held in memory; on the disk when it is resumed."""
+    """A run with two checkpoints in memory, which tests write to the disk and resume."""
 
     def __init__(self, path: Path):
         torch.manual_seed(0)
@@ -57,7 +57,7 @@ class Run:
         self.steps = {step: read(self.folder.checkpoints.folder(step)) for step in STEPS}
 
     def start(self) -> tuple[TrainingState, torch.optim.Optimizer]:
-        """Return what a process has before it resumes."""
+        """Return a new training state and optimizer, as before a run is resumed."""
         state = TrainingState(
             self.accelerator, self.model, RunConfig(average_decay=0.9), CodeUsage(4)
         )
@@ -70,7 +70,7 @@ class Run:
         optimizer.step()
 
     def write(self, steps: dict[int, Files]) -> None:
-        """Put checkpoints on the disk in the place of all that are there."""
+        """Replace the files of all checkpoints on the disk by the given ones."""
         for step in self.folder.checkpoints.steps():
             folder = self.folder.checkpoints.folder(step)
             for file in folder.iterdir():
@@ -80,7 +80,7 @@ class Run:
                 (self.folder.checkpoints.folder(step) / name).write_bytes(data)
 
     def resume(self) -> tuple[TrainingState, torch.optim.Optimizer]:
-        """Resume as training does."""
+        """Resume as training does; return the state and the optimizer."""
         state, optimizer = self.start()
         assert state.resume(self.folder, optimizer, 100)
         return state, optimizer
@@ -97,7 +97,7 @@ def read(folder: Path) -> Files:
 
 @contextmanager
 def bounded(seconds: int, more_bytes: int) -> Iterator[None]:
-    """End what hangs, and let nothing take much more memory than the process has."""
+    """Limit a block to some seconds, and to some bytes more than the process uses."""
 
     def hang(*_: object) -> None:
         raise TimeoutError("hangs")
@@ -118,7 +118,7 @@ def bounded(seconds: int, more_bytes: int) -> Iterator[None]:
 def resume_or_refuse(
     run: Run,
 ) -> tuple[tuple[TrainingState, torch.optim.Optimizer] | None, str]:
-    """Resume; return the state, or None and the reason."""
+    """Resume; return the state and the optimizer, or None, and the reason if refused."""
     try:
         with bounded(60, 1 << 30):
             return run.resume(), ""
@@ -127,7 +127,7 @@ def resume_or_refuse(
 
 
 def assert_holds(run: Run, state: TrainingState, optimizer: torch.optim.Optimizer) -> int:
-    """Check that the state is what its checkpoint holds, finite, and can go on; return its step."""
+    """Check that the state equals its checkpoint, is finite and can be trained; return its step."""
     found = read(run.folder.checkpoints.folder(state.step))
     for name, tensors in (
         ("model", dict(run.model.state_dict())),
@@ -150,7 +150,7 @@ def assert_holds(run: Run, state: TrainingState, optimizer: torch.optim.Optimize
 
 
 class Canary:
-    """Pickled, it makes a file when it is unpickled."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, sign: Path):
         self.sign = sign
@@ -266,7 +266,7 @@ def test_weights_that_are_not_finite_are_not_saved(run, capsys):
 
 @pytest.mark.parametrize(("mutate", "number"), MUTATIONS)
 def test_a_mutated_checkpoint_is_loaded_right_or_refused(run, mutate, number, capsys):
-    """300 in all."""
+    """There are 300 mutations in all."""
     outcomes = {"refused": 0, "the one before": 0, "loaded": 0}
     for seed in range(number):
         mutated: Any = mutate(run.steps[20], run.steps[10], random.Random(seed))

@@ -31,7 +31,7 @@ CONFIG = OptimizerConfig(kind="muon", lr=0.01, weight_decay=0.1)
 
 
 class Hidden(nn.Module):
-    """A layer of each kind between others that Muon leaves alone."""
+    """A model with layers that Muon updates and others that it does not update."""
 
     def __init__(self):
         super().__init__()
@@ -55,7 +55,7 @@ def grad_of(value: Tensor) -> Tensor:
 
 
 def iterated(values: Tensor) -> Tensor:
-    """Return what the iteration makes of singular values."""
+    """Return singular values after Muon's Newton-Schulz iterations."""
     a, b, c = NEWTON_SCHULZ
     for _ in range(ITERATIONS):
         values = a * values + b * values**3 + c * values**5
@@ -109,7 +109,7 @@ def test_coarse_settings_of_float32_do_not_reach_it(monkeypatch):
 
 
 class TwoLayers(nn.Module):
-    """A matrix and a kernel."""
+    """A model with one matrix and one convolution kernel."""
 
     def __init__(self):
         super().__init__()
@@ -118,7 +118,7 @@ class TwoLayers(nn.Module):
 
 
 def test_matrices_move_as_by_torchs_muon_and_kernels_as_their_matrices():
-    """Torch's iterates bf16 matrices, which makes its update 10 to 20 % another one."""
+    """Torch's Muon iterates in bf16, which changes its updates by 10 to 20 %."""
     model = TwoLayers()
     weights = [model.matrix.weight, model.kernel.weight]
     theirs = [nn.Parameter(weight.detach().flatten(1).clone()) for weight in weights]

@@ -35,7 +35,7 @@ def started(config) -> tuple[Any, torch.Tensor]:
 
 
 def forces_by_parts(quantizer, features, target, commitment):
-    """Return Σ z·∇z of the pixel-like loss and of the commitment loss, each on its own."""
+    """Return Σ z·∂L/∂z of the pixel-like loss and of the weighted commitment loss, separately."""
     found = []
     for part in ("loss", "commitment"):
         output = quantizer(features)

@@ -149,7 +149,7 @@ def is_held(path: Path) -> bool:
 def test_a_run_holds_its_folder_until_its_last_checkpoint_is_written_or_not(
     tmp_path, monkeypatch, is_full
 ):
-    """Its launcher and its loop may have ended by then."""
+    """The launcher and the training loop may have ended by then."""
     path, may_go_on, whole = tmp_path / "run", threading.Event(), files.write
     run = open_run(path)
     layer = torch.nn.Linear(1, 1)
@@ -240,7 +240,7 @@ def test_lines_that_cannot_be_written_are_said_once_and_leave_no_halves(
 
 
 def broken_tracker(*_: object) -> Any:
-    """Return a tracker on a full disk."""
+    """Return a tracker that fails as if its disk were full."""
     error = OSError(errno.ENOSPC, "No space left on device")
     tracker = mock.Mock(spec=WandBTracker)
     tracker.log.side_effect = tracker.finish.side_effect = error

@@ -34,7 +34,7 @@ def started(backbone, quantizer=SMALL, checkpoint=False) -> tuple[Any, Any]:
 
 
 class Fold(nn.Module):
-    """A decoder that is linear: the first channels, as they are."""
+    """A linear decoder, which returns the first three channels unchanged."""
 
     def forward(self, features):
         return features[:, :3]
@@ -131,7 +131,7 @@ def test_the_latents_of_a_centered_quantizer_are_decoded_where_they_are():
 
 @pytest.mark.parametrize("estimator", NAMES)
 def test_the_encoder_learns_from_the_second_pass_and_the_decoder_from_the_first(estimator):
-    """With a quadratic loss and a linear decoder both are the gradient without a quantizer."""
+    """For a quadratic loss and a linear decoder, the encoder learns as without a quantizer."""
     config = QuantizerConfig(codebook_size=4, codebook_dim=6, estimator=estimator)
     tokenizer, _ = started(CONV, config)
     tokenizer.decoder = Fold()

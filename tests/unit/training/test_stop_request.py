@@ -15,7 +15,7 @@ from video_vq.training.stop_request import SIGNALS, StopRequest
 
 @pytest.fixture(autouse=True)
 def nothing_ignored():
-    """The tests themselves may run behind nohup, or in a script's background without SIGINT."""
+    """Reset ignored signals, as tests may run under nohup or in a script's background."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         if before[number] == signal.SIG_IGN:
