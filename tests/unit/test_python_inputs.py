@@ -425,10 +425,10 @@ def test_numbers_that_are_no_integers_are_refused_as_codes(entrance):
         (lambda: sample_tokens(trained_prior(), [1], [[0]]), "found a list of list"),
         (lambda: sample_tokens(trained_prior(), [1], [0], actions=[[0.0]]), "actions: expected"),
         (lambda: trained_prior()(torch.zeros(2, 32).long(), [0]), "one for each of 2 clips"),
-        (lambda: trained_tokenizer().decode(torch.tensor(3)), "a grid b t h w"),
+        (lambda: trained_tokenizer().decode(torch.tensor(3)), "a non-empty grid b t h w"),
         (
             lambda: list(trained_tokenizer(causal=True).decode_stream([torch.tensor(3)])),
-            "a grid b t h w",
+            "a non-empty grid b t h w",
         ),
     ],
 )
