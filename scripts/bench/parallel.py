@@ -60,7 +60,7 @@ def gfvd(
         tokenizer=arguments.tokenizer,
         out=arguments.out / name,
         num_samples=arguments.num,
-        batch_size=arguments.batch_size,
+        batch_size=arguments.batch_sizes[-1],
         settings=SamplingSettings(guidance=arguments.guidance),
         parallel=parallel(steps, arguments),
     )
@@ -83,10 +83,12 @@ def real_key(arguments: argparse.Namespace) -> list[Any]:
 
 
 def clips_per_second(
-    priors: dict[str, AnyPrior], plan: list[int | None], arguments: argparse.Namespace
+    priors: dict[str, AnyPrior],
+    plan: list[int | None],
+    batch: int,
+    arguments: argparse.Namespace,
 ) -> list[float]:
     """Return the median speed of each sampler over interleaved rounds, in the plan's order."""
-    batch = arguments.batch_size
     works = []
     for steps in plan:
         prior = priors[AUTOREGRESSIVE if steps is None else "masked"]
@@ -130,38 +132,45 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     )
     of_real = moments(real, windows, network)
     plan: list[int | None] = [None, *sorted(arguments.steps)]
-    speeds = clips_per_second(priors, plan, arguments)
+    speeds = {
+        batch: clips_per_second(priors, plan, batch, arguments) for batch in arguments.batch_sizes
+    }
     values = [gfvd(steps, arguments, accelerator, of_real, network) for steps in plan]
     return [
         {
             "steps": steps,
             "gfvd": value,
             "gfvd_ratio": value / values[0],
-            "clips_per_second": speed,
-            "speed_ratio": speed / speeds[0],
+            "clips_per_second": {batch: each[place] for batch, each in speeds.items()},
+            "speed_ratio": {batch: each[place] / each[0] for batch, each in speeds.items()},
         }
-        for steps, value, speed in zip(plan, values, speeds, strict=True)
+        for place, (steps, value) in enumerate(zip(plan, values, strict=True))
     ]
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Return the table."""
-    lines = ["| steps | gFVD | of it | clips/s | of it |", "|---" * 5 + "|"]
+    batches = list(rows[0]["speed_ratio"])
+    heads = ["steps", "gFVD", "ratio", *(f"clips/s, batch {b} | ratio" for b in batches)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * (3 + 2 * len(batches)) + "|"]
     for row in rows:
         name = AUTOREGRESSIVE if row["steps"] is None else row["steps"]
-        lines.append(
-            f"| {name} | {row['gfvd']:.1f} | {row['gfvd_ratio']:.3f}x | "
-            f"{row['clips_per_second']:.3g} | {row['speed_ratio']:.2f}x |"
+        speeds = " | ".join(
+            f"{row['clips_per_second'][batch]:.3g} | {row['speed_ratio'][batch]:.2f}x"
+            for batch in batches
         )
+        lines.append(f"| {name} | {row['gfvd']:.1f} | {row['gfvd_ratio']:.3f}x | {speeds} |")
     return "\n".join(lines)
 
 
 def picture(rows: list[dict[str, Any]]) -> str:
     """Return an SVG: gFVD over clips per second, both relative to the autoregressive prior."""
-    first, *masked = [
-        Point(row["speed_ratio"], row["gfvd_ratio"], str(row["steps"])) for row in rows
-    ]
-    curves = {"autoregressive": [first._replace(label="")], "masked, by its steps": masked}
+    curves = {"autoregressive": [Point(1.0, 1.0, "")]}
+    for batch in rows[0]["speed_ratio"]:
+        curves[f"masked, by steps, batch {batch}"] = [
+            Point(row["speed_ratio"][batch], row["gfvd_ratio"], str(row["steps"]))
+            for row in rows[1:]
+        ]
     x = Axis("clips a second, times the autoregressive prior's", True, ((GOALS["speed"], "5 x"),))
     y = Axis("gFVD, times the autoregressive prior's", False, ((GOALS["gfvd"], "1.15 x"),))
     return curve_picture(curves, x, y, "Several tokens a step: quality against speed")
@@ -182,7 +191,13 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--num", type=int, default=256, help="samples of each prior")
     parser.add_argument("--num-real", type=int, default=2048, help="largest number of real clips")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument(
+        "--batch-sizes",
+        type=int,
+        nargs="+",
+        default=[1, 16],
+        help="numbers of clips that are drawn at a time; the last one also draws those of gFVD",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--network", help="module:function instead of I3D")
     arguments = parser.parse_args()
