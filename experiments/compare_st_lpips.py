@@ -1,4 +1,4 @@
-"""Compares our ST-LPIPS with the original package, as docs/results.md records it.
+"""Compares our ST-LPIPS with the original package; docs/results.md has the results.
 
     pip install --no-deps --target original stlpips-pytorch==0.0.2
     python experiments/compare_st_lpips.py original

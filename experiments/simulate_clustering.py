@@ -1,12 +1,12 @@
-"""Repeats the paper's simulation of whether the rotation trick clusters points around codes.
+"""Simulates whether the rotation trick clusters points around codes, as in Fifty et al. (2025).
 
-In appendix A.2 of Fifty et al. (ICLR 2025), points descend Himmelblau's function through a
-quantizer for 100 updates at learning rate 1e-3; the codes are moving averages with decay 0.8. Both
-arms start from the same points and codes; the distortion is the mean squared distance of a point to
-its code. The details that the appendix leaves open are chosen here: points uniform in [-5, 5]^2,
-first codes drawn from them, plain gradient descent on the sum of the function over points, and no
-commitment loss. Example: `python experiments/simulate_clustering.py --out
-docs/figures/simulate_clustering.png`
+In appendix A.2 of their paper (ICLR 2025), points descend Himmelblau's function through a quantizer
+for 100 updates at learning rate 1e-3; the codes are moving averages with decay 0.8. The two arms,
+the straight-through estimator and the rotation trick, start from the same points and codes. The
+distortion is the mean squared distance of a point to its code. The details that the appendix leaves
+open are chosen here: points uniform in [-5, 5]^2, first codes drawn from them, plain gradient
+descent on the sum of the function over points, and no commitment loss. Example:
+`python experiments/simulate_clustering.py --out docs/figures/simulate_clustering.png`
 """
 
 import argparse
@@ -49,7 +49,7 @@ def himmelblau(p: Tensor) -> Tensor:
 def simulate(
     arm: Arm, seed: int, num_points: int, num_codes: int, arguments: argparse.Namespace
 ) -> Run:
-    """Descend for `arguments.updates` updates; return the final state and the distortions."""
+    """Descend Himmelblau's function for `arguments.updates` updates; return the run's results."""
     generator = torch.Generator().manual_seed(seed)
     points = (torch.rand(num_points, 2, generator=generator) * 10 - 5).requires_grad_()
     config = QuantizerConfig(
@@ -103,7 +103,7 @@ def draw_panel(title: str, run: Run) -> Image.Image:
 
 
 def draw_curves(runs: dict[Arm, list[Run]]) -> Image.Image:
-    """Draw the distortion over the updates: every seed, one color per arm."""
+    """Draw the distortion over the updates, with a curve for each seed and a color for each arm."""
     picture = Image.new("RGB", (PANEL, PANEL), (255, 255, 255))
     draw = ImageDraw.Draw(picture)
     largest = max(max(run.distortion) for arm in runs.values() for run in arm)

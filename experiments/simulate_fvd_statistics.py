@@ -1,8 +1,9 @@
-"""Checks the errors of FVD, KVD and FVD at infinite N on simulated features of known distribution.
+"""Checks error estimates of FVD, KVD and FVD at infinite N on features of known distribution.
 
-Gaussian features of 400 dimensions and trace 2500, independent or paired with the real ones. Every
-draw is a line of draws.jsonl in the output folder; a second start continues, and `--table` only
-prints the results.
+The real features are Gaussian, with 400 dimensions and a covariance of trace 2500; those of the
+models are independent of them or paired with them. Every draw is stored as a line of draws.jsonl in
+the output folder. If the script is started again, it makes only the missing draws; with `--table`,
+it only prints the results.
 
 Example: `OMP_NUM_THREADS=1 python experiments/simulate_fvd_statistics.py --out runs/fvd`
 """
@@ -47,14 +48,20 @@ Kind = Literal["unpaired", "paired"]
 
 
 class Model(NamedTuple):
-    """A model's features: the real ones times `copied`, plus independent ones, with common axes."""
+    """A model whose features are the real ones times `copied`, plus Gaussian noise.
+
+    Attributes:
+        mean: mean of the noise.
+        copied: factor of the real features.
+        deviation: standard deviations of the noise, along the same axes as the real features.
+    """
 
     mean: np.ndarray
     copied: float
     deviation: np.ndarray
 
     def fvd(self, real: np.ndarray) -> float:
-        """Return the distance of the distributions, given the real standard deviations."""
+        """Return the exact FVD to the real distribution, whose standard deviations are `real`."""
         spread = np.sqrt(np.square(self.copied * real) + np.square(self.deviation))
         return float(np.square(self.mean).sum() + np.square(spread - real).sum())
 
@@ -85,7 +92,7 @@ def models(kind: Kind, exponent: float) -> dict[str, Model]:
 def draw_sets(
     kind: Kind, exponent: float, num_clips: int, random: np.random.Generator
 ) -> dict[str, GroupedFeatures]:
-    """Return the real set and one of each model, where each clip is its own video."""
+    """Return the real features and those of each model, with every clip as its own video."""
     shape = (num_clips, NUM_FEATURES)
     real = random.standard_normal(shape) * real_deviations(exponent)
     sets = {"real": GroupedFeatures(real, [f"real {i}" for i in range(num_clips)])}
@@ -106,7 +113,7 @@ class Cell(NamedTuple):
     draw: int
 
     def sets(self) -> dict[str, GroupedFeatures]:
-        """Return the sets of this draw."""
+        """Return the real features and those of each model for this draw."""
         kind = "paired" if self.part == "paired" else "unpaired"
         key = [self.draw, self.num_clips, int(10 * self.exponent), len(self.part)]
         return draw_sets(kind, self.exponent, self.num_clips, np.random.default_rng(key))
@@ -145,7 +152,7 @@ def measure(cell: Cell, num_splits: int, num_bootstraps: int) -> dict[str, Any]:
 
 
 def cells(arguments: argparse.Namespace) -> Iterable[tuple[Cell, int]]:
-    """Yield the draws to make and their numbers of bootstrap samples; draws with any come last."""
+    """Yield each draw with its number of bootstrap samples; for each N, the slow ones come last."""
     for num_clips in sorted(arguments.clips):
         if num_clips > NUM_FEATURES:
             for draw in range(arguments.slow_draws):
@@ -159,7 +166,7 @@ def cells(arguments: argparse.Namespace) -> Iterable[tuple[Cell, int]]:
 
 
 def read(path: Path) -> dict[Cell, dict[str, Any]]:
-    """Return the existing results, without lines that were cut off by a kill."""
+    """Return the existing results, without lines that were not written completely."""
     found = {}
     lines = path.read_text().splitlines() if path.exists() else []
     for line in filter(None, lines):
@@ -172,7 +179,7 @@ def read(path: Path) -> dict[Cell, dict[str, Any]]:
     return found
 
 
-# What was tried: each maps (score of all clips, its halves, its bootstrap samples) to low, high.
+# A rule for intervals: maps scores of all clips, halves and bootstrap samples to (low, high).
 Rule = Callable[[float, np.ndarray, np.ndarray], tuple[float, float]]
 
 
@@ -231,7 +238,7 @@ class Draw(NamedTuple):
 
 
 def scores(values: dict[str, Any], first: str, second: str | None) -> Draw:
-    """Return one model's scores, or those of the first minus those of the second."""
+    """Return the scores of the model `first`, minus those of `second` unless it is None."""
     weights = np.array(
         [(name == first) - (name == second) for name in values["names"]], dtype=np.float64
     )
@@ -244,7 +251,10 @@ def scores(values: dict[str, Any], first: str, second: str | None) -> Draw:
 
 
 def coverage(draws: list[Draw], rule: str, truth: float) -> str:
-    """Return the percentage of draws (with bootstraps if needed) whose interval holds `truth`."""
+    """Return, as text, the percentage of draws whose interval contains `truth`.
+
+    Only draws with bootstrap samples count if the rule needs them; the text is "–" without draws.
+    """
     used = [one for one in draws if rule not in NEEDS_BOOTSTRAP or len(one.samples)]
     if not used:
         return "–"
@@ -258,7 +268,7 @@ def print_header(*columns: str) -> None:
 
 
 def print_scores(found: dict[Cell, dict[str, Any]], differences: bool) -> None:
-    """Print coverage of the differences, or of single scores."""
+    """Print a table of the intervals' coverage, for differences of scores or for single scores."""
     grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for cell, values in sorted(found.items()):
         if cell.part != "infinity":
@@ -294,7 +304,7 @@ def print_scores(found: dict[Cell, dict[str, Any]], differences: bool) -> None:
 
 
 def kernel_truth(model: Model, real: np.ndarray) -> float:
-    """Return the squared MMD with the cubic kernel between Gaussians with common axes."""
+    """Return the exact KVD, the squared MMD with the cubic kernel, of an unpaired model."""
 
     def expectation(m: np.ndarray, a: np.ndarray, n: np.ndarray, b: np.ndarray) -> float:
         d, dot, trace = NUM_FEATURES, m @ n, a @ b
@@ -308,7 +318,7 @@ def kernel_truth(model: Model, real: np.ndarray) -> float:
 
 
 def print_estimates(found: dict[Cell, dict[str, Any]]) -> None:
-    """Print KVD and FVD at infinite N: means over draws beside the truth, and standard errors."""
+    """Print a table of KVD and FVD at infinite N: means over draws, truths and standard errors."""
     grouped: dict[tuple[Any, ...], list[tuple[float, float]]] = defaultdict(list)
     truths = {}
     for cell, values in found.items():
@@ -373,7 +383,7 @@ def main() -> None:
         missing = [(cell, number) for cell, number in wanted if cell not in found]
         bar = progress("draws", len(wanted), "draw", initial=len(wanted) - len(missing))
         with bar, path.open("a") as file:
-            file.write("\n")  # ends a line that a kill cut off
+            file.write("\n")  # ends a line that was not written completely
             for cell, num_bootstraps in missing:
                 found[cell] = measure(cell, arguments.splits, num_bootstraps)
                 file.write(json.dumps({"cell": cell, "values": found[cell]}) + "\n")

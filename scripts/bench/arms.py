@@ -1,4 +1,4 @@
-"""The arms of the comparison of quality per compute: 4x4x4 pixels per token, 512 codes each."""
+"""The arms of quality.py: 4x4x4 pixels per token, and 512 codes unless there is no quantizer."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,7 @@ from video_vq.training.optimizer import OUTER_LAYERS
 
 CODEBOOK_SIZE, CODEBOOK_DIM = 512, 32
 PIXELS_THW = (4, 4, 4)  # that one token stands for
-# The demo's backbone, and one of about the operations per clip of the VideoGPT-like VQ-VAE.
+# The demo's backbone, and one with about as many operations per clip as the VideoGPT-like VQ-VAE.
 SMALL = ConvBackboneConfig(
     patch_thw=(2, 2, 2),
     stem_kernel=1,
@@ -44,7 +44,7 @@ WIDE = ConvBackboneConfig(
 
 
 class Peer(nn.Module):
-    """vector-quantize-pytorch between the same linear maps as in our quantizer."""
+    """The quantizer of vector-quantize-pytorch between the same linear maps as in ours."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -74,7 +74,7 @@ class Peer(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Only the linear maps, down to the dimension of a code and back, without quantization."""
+    """Linear maps to the dimension of a code and back, without quantization."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -88,7 +88,7 @@ class Bottleneck(nn.Module):
 
 
 class Ours(nn.Module):
-    """Our backbone around any of the quantizers."""
+    """Our encoder and decoder around our quantizer, `Peer` or `Bottleneck`."""
 
     outer_layers = OUTER_LAYERS
 
@@ -144,11 +144,11 @@ class VideoGPTLike(Baseline):
 
 
 class Arm(NamedTuple):
-    """One way to make a tokenizer.
+    """A tokenizer to compare, and how to train it.
 
     Attributes:
         make: function that returns the model with new weights.
-        learning_rates: the learning rates to try; the best on the val split is shown.
+        learning_rates: learning rates to try; the result of the best on the val split is shown.
         recipe: loss and optimizer of the arm.
     """
 
@@ -171,7 +171,7 @@ ARMS = {
     "frozen random codes": Arm(lambda: Ours(SMALL, FROZEN), (2e-3,)),
     "ours, wide": Arm(lambda: Ours(WIDE, LEARNED), (1e-3, 2e-3)),
     "VideoGPT-like": Arm(VideoGPTLike, (3e-4, 1e-3), Recipe(OurLoss, ADAMW)),
-    # VidTok's rate is 1e-5 for each of the 16 clips of its batch; MAGVIT's is 1e-4, of 128.
+    # VidTok's rate is 1e-5 for each of the 16 clips of its batch; MAGVIT's is 1e-4 for 128 clips.
     "VidTok-like": Arm(lambda: VidTokTokenizer(16), (1.6e-4, 1e-3), VIDTOK),
     "VidTok-like, our recipe": Arm(lambda: VidTokTokenizer(16), (1e-3, 2e-3)),
     "VidTok-like, wide": Arm(lambda: VidTokTokenizer(32), (1.6e-4, 1e-3), VIDTOK),

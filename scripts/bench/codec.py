@@ -1,14 +1,15 @@
-"""Compares rate and distortion of tokenizers with video codecs, on the same clips.
+"""Compares the rate and distortion of tokenizers with those of video codecs on the same clips.
 
   python scripts/bench/codec.py --data clips --model small=runs/a,tokens-a,runs/prior-a \
     --model large=runs/b --out codec --picture codec.svg
 
   python scripts/bench/codec.py --join demo=codec footage=codec-footage --picture codec.svg
 
-A tokenizer has two rates: that of its codes at a fixed length and, if a token store and a prior are
-given, that after the prior, at which an arithmetic coder would store them. The rate of a codec is
-that of its payload, without the container. Existing results are not computed again. --join only
-draws the results of several stores, with a row of panels for each of --scores.
+A tokenizer has up to two rates: that of its codes at a fixed length and, if a token store and an
+autoregressive prior are given, that after the prior, at which an arithmetic coder would store the
+codes. The rate of a codec is that of its payload, without the container. Existing results are not
+computed again. With --join, the script only draws the results of earlier output folders, with a row
+of panels for each score in --scores.
 """
 
 import argparse
@@ -61,8 +62,8 @@ class Panel(NamedTuple):
     """The contents of a panel of the picture.
 
     Attributes:
-        key: the score.
-        models: points of each tokenizer by the name of the rate.
+        key: name of the score.
+        models: points of each tokenizer, by the name of the rate.
         curves: points of each codec, in ascending order of bits.
     """
 
@@ -94,7 +95,7 @@ def job_of(model: Model, options: argparse.Namespace) -> EvaluationJob:
 
 
 def measure(models: Sequence[Model], options: argparse.Namespace) -> dict[str, Scores]:
-    """Return the scores of every tokenizer, by name.
+    """Return the scores of every tokenizer by its name, and compute those that are missing.
 
     Raises:
         InputError: two tokenizers need clips of different lengths or strides.
@@ -124,7 +125,8 @@ def measure_codecs(
         scores: scores of the tokenizer, whose protocol the scores of the codecs must share.
 
     Raises:
-        InputError: the folder holds scores of other clips or settings, or made with another PyAV.
+        InputError: the output folder holds scores that were computed on other clips, with other
+            settings, with another feature network, or with another version of PyAV.
     """
     identity = scores["identity"]
     shared = {key: identity[key] for key in ("data", "split", "num_clips", "protocol", "st_lpips")}
@@ -197,7 +199,7 @@ def at_bits(curve: Sequence[Point], bits: float, score: str) -> float | None:
 
 
 def titles_of(models: Mapping[str, Scores]) -> dict[str, str]:
-    """Return the titles of the available scores, with the network if it is not I3D."""
+    """Return the titles of the available scores by key, naming rFVD's network if it is not I3D."""
     found = list(models.values())
     titles = {k: v for k, v in PANELS.items() if any(k in each["reconstruction"] for each in found)}
     network = found[0]["identity"].get("network")
@@ -205,7 +207,7 @@ def titles_of(models: Mapping[str, Scores]) -> dict[str, str]:
 
 
 def markdown(models: Mapping[str, Scores], curves: Mapping[str, Sequence[Point]]) -> str:
-    """Return a table with a row per tokenizer and rate, and each codec's scores at this rate."""
+    """Return a Markdown table with, for each tokenizer and rate, its scores and each codec's."""
     shown = titles_of(models)
     heads = list(shown.values())
     head = [
@@ -237,7 +239,16 @@ def panels_of(
 
 
 def read_panels(texts: Sequence[str], scores: Sequence[str]) -> list[dict[str, Panel]]:
-    """Return a row of panels for each score, with a panel for each NAME=FOLDER."""
+    """Return a row of panels for each score, with a panel for each output folder.
+
+    Args:
+        texts: output folders of earlier runs, each as NAME=FOLDER.
+        scores: keys of `PANELS`.
+
+    Raises:
+        ConfigError: a text is not of the form NAME=FOLDER.
+        InputError: a folder holds no curves that can be read.
+    """
     stores = {}
     for text in texts:
         name, equals, folder = text.partition("=")
@@ -259,7 +270,7 @@ def read_panels(texts: Sequence[str], scores: Sequence[str]) -> list[dict[str, P
 
 
 def picture(rows: Sequence[Mapping[str, Panel]], path: Path) -> None:
-    """Draw rows of panels over bits per clip: codecs as lines, tokenizers as points."""
+    """Draw rows of panels with scores over bits per clip: codecs as lines, tokenizers as points."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 

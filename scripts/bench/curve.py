@@ -1,4 +1,4 @@
-"""Draws one curve or several, with named points on axes that may be logarithmic."""
+"""Draws one or more curves with labeled points, on linear or logarithmic axes."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ class Point(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """The label of an axis, and marked lines across it.
+    """The title and the scale of an axis, and lines at marked values.
 
     Attributes:
         marks: values to mark, with their meanings.
@@ -94,7 +94,7 @@ def _scaled(
 
 
 def _ticks(axis: Axis, values: Sequence[float]) -> list[float]:
-    """Return round values within the range: at most 7, or 1, 2 and 5 per decade on a log axis."""
+    """Return round values within the range: at most 7, or 1, 2, 5 in each decade on a log axis."""
     places = _values(axis, values)
     low, high = min(places), max(places)
     if axis.is_log:

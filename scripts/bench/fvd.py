@@ -1,9 +1,9 @@
-"""Measures what `video-vq fvd` costs besides the network: decoding, resizing, hashing, sums.
+"""Measures the overhead of `video-vq fvd` over the forward passes of its network.
 
-`python scripts/bench/fvd.py FOLDER [--clips 24]` prints ratios to the time of the network's forward
-passes in the same run: the CPU time for the features of the folder's videos, from an empty cache
-and from the cache; the wall time, with the network on one thread and the reading on another; and
-the CPU time of decoding the same frames without conversion to RGB, which is the codec's own work.
+`python scripts/bench/fvd.py FOLDER [--clips 24]` prints times relative to those of the forward
+passes in the same run: the CPU time and the wall time of computing the features of the folder's
+videos, with the network and the decoding on one thread each; the CPU time of reading these features
+from the cache; and the CPU time of only decoding the same frames, without conversion to RGB.
 """
 
 import argparse
@@ -27,14 +27,14 @@ CUT = Cut(16)
 
 
 class Timed(nn.Module):
-    """A network that sums the time of its forward passes."""
+    """A network that sums the CPU and wall time of its forward passes."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network, self.cpu_seconds, self.wall_seconds = network, 0.0, 0.0
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
-        """Run the network; count the CPU time of this thread only, since another one decodes."""
+        """Run the network; add only this thread's CPU time, since another thread decodes."""
         cpu, wall = time.thread_time(), time.perf_counter()
         features = self.network(video)
         self.cpu_seconds += time.thread_time() - cpu

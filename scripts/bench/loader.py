@@ -1,10 +1,10 @@
-"""Compares the loader with a plain memory-mapped read, and measures its share of a step.
+"""Compares the loader with plain memory-mapped reads, and measures its share of a training step.
 
-`python scripts/bench/loader.py [--size 64] [--steps 60]` measures the CPU time of the loader's
-batches of random windows (one process, no workers) and, in turns, that of a loop that knows the
-windows and copies the same rows of the same files into one array. Then it trains the demo's
-tokenizer; the timers of the training loop give the share of a step that is spent on `data`:
-reading, stacking and scaling to [-1, 1].
+`python scripts/bench/loader.py [--size 64] [--steps 60]` measures the CPU time that the loader
+needs for batches of random windows in one process, without workers, and, in alternation, that of a
+loop that knows the windows and copies the same rows of the same files into one array. Then it
+trains the demo's tokenizer; the timers of the training loop give the share of a step that is spent
+on `data`: reading, stacking and scaling to [-1, 1].
 """
 
 import argparse
@@ -32,7 +32,7 @@ WANTED = 0.02
 
 
 def make_store(path: Path, size: int) -> ClipStore:
-    """Write videos of noise, as their content does not affect a reader."""
+    """Write and return a store of noise, since the content does not affect the time of reading."""
     random = np.random.default_rng(0)
     writer = ClipStoreWriter(path, (size, size), {"kind": "noise"})
     for shard in range(SHARDS):
@@ -47,7 +47,7 @@ def make_store(path: Path, size: int) -> ClipStore:
 
 
 def clips_per_second(store: ClipStore, rounds: int) -> dict[str, list[float]]:
-    """Return clips per CPU second of both ways to read the same windows, for each round."""
+    """Return the clips per CPU second of the loader and of the plain loop, for each round."""
     config = ClipConfig()
     dataset = ClipSequence(store, "train", config, seed=0)
     windows = [dataset.window(position) for position in range(BATCH * BATCHES)]
@@ -91,7 +91,7 @@ def clips_per_second(store: ClipStore, rounds: int) -> dict[str, list[float]]:
 
 
 def shares_of_steps(folder: Path, steps: int) -> list[float]:
-    """Train on noise; return the share of time spent on `data` per logged line but the first."""
+    """Train on noise; return the share of time spent on `data`, for each log line but the first."""
     make_store(folder / "clips", DEMO_SIZE)
     settings = [
         *(f"optim.steps={steps}", f"optim.warmup_steps={steps // 10}"),

@@ -1,10 +1,11 @@
-"""Measures the quality of samples longer than a clip: their seams, and their drift over time.
+"""Measures the seams and the drift of samples that are longer than a clip.
 
-Seams: the mean change between frames where a window of the prior begins, relative to that where
-other latent frames begin; and the mean change where any latent frame begins, relative to that
-inside latent frames, also for real videos. Drift: FVD of each second of all samples against real
-clips of that length. Seconds with fewer frames than --least are extended. FVD depends on the number
-of samples, so compare it only between seconds of the same store. Example:
+Seams are measured by two ratios: the mean change between frames where a window of the prior begins,
+divided by that where other latent frames begin; and the mean change where any latent frame begins,
+divided by that inside latent frames. The second ratio is also computed for real videos. Drift is
+the FVD of each second of all samples against real clips of the same length; seconds with fewer
+frames than --least are extended. FVD depends on the number of samples, so compare it only between
+seconds of the same store. Example:
 
   video-vq sample --prior p --tokenizer t --out long --seconds 60 --num 64
   python scripts/bench/long.py long --tokenizer t --real clips --out runs/long
@@ -37,7 +38,7 @@ AT_ONCE = 16  # clips in memory
 
 
 class Seams(NamedTuple):
-    """Ratios of mean changes between frames, over all videos; None if there are no such frames.
+    """Ratios of mean changes between frames, averaged over videos; None if no ratio is finite.
 
     Attributes:
         windows: change where a window begins, relative to other latent frames.
@@ -100,7 +101,7 @@ def seams_of(clips: Iterator[np.ndarray], windows: Sequence[int], latents: Seque
 
 
 def moments(store: ClipStore, windows: Sequence[Window], network: FeatureNetwork) -> Moments:
-    """Return the statistics of the features of a store's windows, a few in memory at a time."""
+    """Return the statistics of the features of a store's windows, read a few windows at a time."""
     protocol = replace(DEFAULT_PROTOCOL, num_frames=windows[0].num_frames)
     rows = [
         clip_features(
@@ -183,7 +184,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """Return two tables: seams, and drift."""
+    """Return two Markdown tables, one of seams and one of drift."""
     lines = ["| change between frames | samples | real |", "|---|---|---|"]
     for name, told in (
         ("windows", "where a window begins, over other latent frames"),
@@ -205,7 +206,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def picture(found: dict[str, Any]) -> str:
-    """Return an SVG of FVD over the seconds."""
+    """Return an SVG of FVD over time in seconds."""
     points = [Point(row["frame"] / found["fps"], row["fvd"]) for row in found["drift"]]
     told = f"FVD to {found['num_real']} real clips of {found['frames_per_piece']} frames"
     title = f"{found['num_samples']} samples, second by second"

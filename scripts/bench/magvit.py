@@ -1,15 +1,14 @@
 """A reimplementation of a tokenizer like MAGVIT's 3D-VQ (Yu et al. 2023), as a baseline.
 
 It follows the paper and the released config for BAIR, whose three levels give 4x4x4 pixels per
-token: 3D convolutions of size 3 throughout, residual blocks with group norm and swish before each
-of two convolutions, average pooling for downsampling, nearest neighbors and a convolution for
-upsampling, and a codebook that learns by its gradient. The released base model has 64 channels and
-two blocks per level; it starts from the weights of an image tokenizer, and this one from random
-weights.
+token: 3D convolutions of size 3, residual blocks with group norm and swish before each of two
+convolutions, average pooling for downsampling, nearest neighbors and a convolution for upsampling,
+and a codebook that learns by its gradient. The released base model has 64 channels and two blocks
+per level, and starts from the weights of an image tokenizer; this one starts from random weights.
 
-Its loss is the released one without the perceptual and the adversarial part, for which a few
-minutes of CPU time are too short: L2, codebook, commitment and entropy. Averaged weights (decay
-0.999) are also left out, because they lag by more steps than some of these runs have.
+The loss consists of the released terms for squared error, codebook, commitment and entropy; a few
+minutes of CPU time are too short for the perceptual and adversarial terms. Averaged weights (decay
+0.999) are also left out, because they would lag by more steps than a short run has.
 """
 
 import itertools
@@ -36,12 +35,12 @@ def conv(in_channels: int, out_channels: int, size: int = 3, bias: bool = True) 
 
 
 def norm(width: int) -> nn.GroupNorm:
-    """Return group norm with 32 groups, or with one channel per group if there are fewer."""
+    """Return group norm with 32 groups, or one group per channel if there are fewer channels."""
     return nn.GroupNorm(min(32, width), width, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
-    """Norm, swish and convolution, twice; added to the input or to its 1x1x1 convolution."""
+    """Norm, swish and convolution, twice; added to the input or to a 1x1x1 convolution of it."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -57,12 +56,12 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if is_same else conv(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Features) -> Features:
-        """Add the block's output to its input."""
+        """Return the sum of the shortcut and the residual branch."""
         return self.shortcut(x) + self.change(x)
 
 
 def blocks(in_channels: int, out_channels: int, depth: int) -> list[nn.Module]:
-    """Return residual blocks, the first of which may change the channels."""
+    """Return residual blocks, the first of which may change the number of channels."""
     widths = [in_channels] + [out_channels] * depth
     return [ResidualBlock(*pair) for pair in itertools.pairwise(widths)]
 
@@ -93,7 +92,7 @@ def make_decoder(widths: tuple[int, ...], depth: int, in_channels: int) -> nn.Se
 
 
 class LearnedCodebook(nn.Module):
-    """Codes that are parameters, moved by the codebook loss and the entropy."""
+    """A codebook whose codes are parameters and learn from the codebook and entropy losses."""
 
     TEMPERATURE = 0.01  # of the entropies
 
@@ -118,7 +117,7 @@ class LearnedCodebook(nn.Module):
         return latents + (q - latents).detach(), indices, losses
 
     def entropy(self, distances: Float[Tensor, "n k"]) -> Loss:
-        """Return the mean entropy of the choices minus the entropy of the mean choice."""
+        """Return the mean entropy of the code probabilities minus the entropy of their mean."""
         logs = (-distances / self.TEMPERATURE).log_softmax(1)
         choice = logs.exp()
         mean = choice.mean(0)
@@ -126,7 +125,7 @@ class LearnedCodebook(nn.Module):
 
 
 class MagvitTokenizer(Baseline):
-    """Encoder, codebook and decoder; the networks receive and return pixels in [0, 1].
+    """Encoder, codebook and decoder; the networks work on pixels scaled to [0, 1].
 
     Args:
         width: number of channels of the finest level.
@@ -169,7 +168,7 @@ class MagvitLoss(nn.Module):
 
     Args:
         reconstruction: weight of the mean squared error of pixels in [-1, 1]. The default is that
-            of the released code, whose pixels span half this range.
+            of the released code, whose pixels span half of this range.
     """
 
     COMMITMENT, CODEBOOK, ENTROPY = 0.25, 1.0, 0.1
@@ -179,7 +178,7 @@ class MagvitLoss(nn.Module):
         self.reconstruction = reconstruction
 
     def forward(self, output: Reconstruction, video: Video, done: float) -> Loss:
-        """Return the loss, which is the same throughout the training."""
+        """Return the loss, which does not depend on the progress of training, `done`."""
         losses = output.losses
         return (
             self.reconstruction * F.mse_loss(output.video, video)
@@ -191,5 +190,5 @@ class MagvitLoss(nn.Module):
 
 # Adam, which is AdamW without decay; gradients are not clipped.
 MAGVIT = Recipe(MagvitLoss, replace(ADAMW, betas=(0.0, 0.99), weight_decay=0.0, clip_norm=1e9))
-# Our weight of the squared error and our optimizer; the codes learn by the losses they come with.
+# Our weight of the squared error and our optimizer; the codes still learn from MAGVIT's losses.
 MAGVIT_WITH_OURS = Recipe(lambda: MagvitLoss(RECONSTRUCTION), OURS.optimizer)

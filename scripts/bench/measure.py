@@ -1,4 +1,4 @@
-"""Measurements of the benchmarks: time, peak memory, the machine's rates, counted operations."""
+"""Measures time, peak memory, operation counts and the machine's rates for the benchmarks."""
 
 import statistics
 import subprocess
@@ -14,12 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 Precision = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# Channels and t h w of convolutions of size 3: among them lies the fastest of a backbone.
+# Channels and (t, h, w) of convolutions of size 3, chosen to include a backbone's fastest.
 CONVOLUTIONS = [(64, (8, 32, 32)), (128, (8, 16, 16)), (256, (8, 16, 16)), (384, (4, 16, 16))]
 
 
 def milliseconds(work: Callable[[], object], device: str) -> float:
-    """Return the CPU time that `work` takes, or its time on the GPU."""
+    """Return the milliseconds of CPU time, or of GPU time on a GPU, that `work` takes."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -38,7 +38,7 @@ def _status(name: str) -> int:
 
 
 def peak_mebibytes(work: Callable[[], object], device: str) -> float:
-    """Return the additional peak memory of `work`; call this function in a new process."""
+    """Return the additional peak memory of `work` in MiB; call this function in a new process."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -51,7 +51,7 @@ def peak_mebibytes(work: Callable[[], object], device: str) -> float:
 
 
 def number_from_fresh_process(file: str, arguments: Sequence[str]) -> float:
-    """Return the number that a script prints when started with these arguments."""
+    """Return the number that a script prints when it is run in a new process."""
     command = [sys.executable, file, *arguments]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -87,7 +87,7 @@ def convolution_rate(precision: Precision, device: str) -> list[Callable[[], flo
 
 
 def counted_operations(work: Callable[[], object]) -> int:
-    """Return the operations of matrix products and convolutions, forward and backward."""
+    """Return the number of operations in the matrix products and convolutions of `work`."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()

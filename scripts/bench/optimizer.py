@@ -1,4 +1,4 @@
-"""Times a training step with Muon and with AdamW, and the updates of Muon and torch.optim.Muon.
+"""Times training steps with our Muon and with AdamW, and updates of our Muon and of torch's.
 
 It measures CPU time on one thread, in interleaved rounds; ratios are those of medians. Example:
 
@@ -27,7 +27,7 @@ Kind = Literal["adamw", "muon"]
 def make_step(
     config: TokenizerTrainingConfig, kind: Kind, batch: int, size: int
 ) -> Callable[[], None]:
-    """Return a function that does a training step on random clips, after doing one."""
+    """Return a function that does a training step on random clips, after one step to warm up."""
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(config.model).train()
     optimizer = make_optimizer(tokenizer, OptimizerConfig(kind=kind, lr=1e-6))
@@ -40,7 +40,7 @@ def make_step(
 
 
 def make_updates(config: TokenizerTrainingConfig) -> dict[str, Callable[[], object]]:
-    """Return functions that update all hidden matrices, ours and torch's, without any passes."""
+    """Return functions that only update the hidden matrices, with our Muon and with torch's."""
     torch.manual_seed(0)
     ours, muon = VideoTokenizer(config.model), OptimizerConfig(kind="muon")
     hidden = parameter_groups(ours, muon)[-1]["params"]
@@ -68,7 +68,7 @@ def medians(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def report(config: TokenizerTrainingConfig, batches: Sequence[int], size: int, rounds: int) -> str:
-    """Return the tables."""
+    """Time training steps and updates; return a Markdown table of each."""
     rows = ["| clips a step | AdamW, ms | Muon, ms | Muon / AdamW |", "|---|---|---|---|"]
     for batch in batches:
         steps = {kind: make_step(config, kind, batch, size) for kind in get_args(Kind)}

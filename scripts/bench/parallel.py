@@ -1,9 +1,9 @@
-"""Compares masked and autoregressive priors of one tokenizer: gFVD over steps and clips/second.
+"""Compares a masked and an autoregressive prior of one tokenizer by gFVD and sampling speed.
 
-For each number of steps, samples are drawn from the same seeds into a separate store and scored
+For each number of steps, samples are drawn with the same seeds into a separate store and scored
 against the real clips. Speeds are those of the token sampler only, in CPU or GPU time, as medians
-over interleaved rounds. Ratios are to the autoregressive prior. A second start continues: existing
-samples and scores are not made again. Example:
+over interleaved rounds. Ratios are relative to the autoregressive prior. If the script is started
+again, it reuses existing samples and scores. Example:
 
   video-vq train-prior --config demo/prior --tokens demo/tokens --out demo/masked model.kind=masked
   python scripts/bench/parallel.py --real demo/clips --tokenizer demo/tokenizer --prior demo/prior
@@ -53,7 +53,7 @@ def gfvd(
     real: Moments,
     network: FeatureNetwork,
 ) -> float:
-    """Draw and store samples; return and store their FVD against the real clips."""
+    """Return the FVD of samples against the real clips; store the samples and the FVD for reuse."""
     name = AUTOREGRESSIVE if steps is None else f"steps-{steps}"
     job = SampleJob(
         prior=arguments.prior if steps is None else arguments.masked,
@@ -78,7 +78,7 @@ def gfvd(
 
 
 def real_key(arguments: argparse.Namespace) -> list[Any]:
-    """Return the settings that determine the real clips."""
+    """Return the content hash and the settings that determine the real clips."""
     return [ClipStore(arguments.real).content_hash, arguments.split, arguments.num_real]
 
 
@@ -88,7 +88,7 @@ def clips_per_second(
     batch: int,
     arguments: argparse.Namespace,
 ) -> list[float]:
-    """Return the median speed of each sampler over interleaved rounds, in the plan's order."""
+    """Return the clips per second of each sampler in `plan`, as medians over interleaved rounds."""
     works = []
     for steps in plan:
         prior = priors[AUTOREGRESSIVE if steps is None else "masked"]
@@ -149,7 +149,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return the table."""
+    """Return a Markdown table of the rows."""
     batches = list(rows[0]["speed_ratio"])
     heads = ["steps", "gFVD", "ratio", *(f"clips/s, batch {b} | ratio" for b in batches)]
     lines = [f"| {' | '.join(heads)} |", "|---" * (3 + 2 * len(batches)) + "|"]

@@ -2,9 +2,9 @@
 
   PYTHONPATH=scripts/bench video-vq fvd --sanity clips --network pictures:mean_of_frames
 
-`mean_of_frames`, for comparison with a sanity table of FVD, averages ST-LPIPS's last layer over
-space and time, so the order of the frames cannot matter. `colours` takes almost no time and
-replaces a network where FVD is not needed.
+`mean_of_frames` averages the features of ST-LPIPS's last layer over space and time, so that the
+order of the frames cannot matter; compare its sanity table with that of I3D. `colours` takes almost
+no time, and replaces I3D in runs that do not need FVD.
 """
 
 import torch
@@ -40,10 +40,10 @@ class Colours(nn.Module):
 
 
 def colours() -> nn.Module:
-    """Return the network, which has no weights."""
+    """Return the `Colours` network, which has no weights."""
     return Colours()
 
 
 def mean_of_frames() -> nn.Module:
-    """Return the network, with the pinned weights of ST-LPIPS."""
+    """Return a `MeanOfFrames` network with the pinned weights of ST-LPIPS."""
     return MeanOfFrames(load_st_lpips("alex"))

@@ -1,10 +1,10 @@
-"""Compares the frames that a core prepares per second with those of the best plain loop.
+"""Compares data preparation with a plain loop, in frames per CPU second.
 
 `python scripts/bench/prepare.py [FOLDER] [--size 64]` divides the frames per CPU second of the
-function that a worker runs (hash and count the file, decode, turn upright, scale, write, hash and
-fsync the shard) by those of a loop that only decodes and scales with the same filter into memory.
-Without FOLDER, videos of 320x240 are made: moving textures with noise, as MPEG-4 in AVI like
-UCF-101.
+function that a worker runs (hash the file and count its packets, decode, turn upright, scale,
+write, hash and fsync the shard) by those of a loop that only decodes and scales with the same
+filter into memory. Without FOLDER, the script generates videos of 320x240 pixels: moving textures
+with noise, as MPEG-4 in AVI like UCF-101.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def make_videos(folder: Path, videos: int, frames: int) -> None:
 
 
 def plain_pyav(path: Path) -> Iterator[np.ndarray]:
-    """Decode with PyAV in the fastest way: one reformatter for all frames, and one thread."""
+    """Yield RGB frames in PyAV's fastest way on one thread: one reformatter for all frames."""
     reformatter = VideoReformatter()
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -63,7 +63,7 @@ def plain_pyav(path: Path) -> Iterator[np.ndarray]:
 
 
 def plain_decord(path: Path) -> Iterator[np.ndarray]:
-    """Decode with decord in the fastest way: frame by frame, without seeking, on one thread."""
+    """Yield RGB frames in decord's fastest way on one thread: frame by frame, without seeking."""
     reader = decord.VideoReader(str(path), num_threads=1)
     for _ in range(len(reader)):
         yield reader.next().asnumpy()
@@ -93,7 +93,11 @@ def plain_loop(items: tuple[Item, ...], decoder: Decoder, size: int) -> int:
 
 
 def loop_that_scales_inside(items: tuple[Item, ...], size: int) -> int:
-    """Count frames decoded and scaled by FFmpeg alone, to show what reproducible pixels cost."""
+    """Decode and scale all videos with FFmpeg alone; return the number of frames.
+
+    Compared with the other loops, this shows the cost of scaling outside FFmpeg, which makes pixels
+    reproducible.
+    """
     count, reformatter = 0, VideoReformatter()
     for item in items:
         with av.open(item.path) as container:

@@ -1,9 +1,10 @@
-"""Compares reconstructions at equal data, bits and CPU time: quality per compute.
+"""Compares reconstruction quality for equal data, bits and CPU time.
 
-Every arm, CPU budget and learning rate is a separate training run, whose rate falls along a cosine
-to the end of its budget. All see the same clips in the same order, with the loss and the optimizer
-of their recipe. While they run, a few val clips show when they reach 26 and 28 dB, in time that is
-not charged to the budget. Started again, it skips finished runs and restarts killed ones. Example:
+Each combination of arm, CPU budget and learning rate is a separate training run, with cosine decay
+of the learning rate to the end of the budget. All runs see the same clips in the same order, with
+the loss and the optimizer of their recipe. During training, the PSNR on a few val clips shows when
+a run reaches 26 and 28 dB; these checks are not charged to the budget. If the script is started
+again, it skips finished runs and restarts interrupted runs. Example:
 
   data-prep synthetic raw --videos 800 && data-prep ucf101 raw --out clips --size 32 --split 1
   OMP_NUM_THREADS=1 python scripts/bench/quality.py clips --out runs/quality --seconds 60 120 240
@@ -64,11 +65,11 @@ class FrechetToTest:
 
     @cached_property
     def real(self) -> Moments:
-        """Return the statistics of the test clips."""
+        """Return the feature statistics of the test clips."""
         return Moments.of(clip_features(self.clips, self.network).numpy())
 
     def __call__(self, copies: Clips) -> float:
-        """Return the distance of reconstructions, under the default protocol."""
+        """Return the rFVD of reconstructions under the default protocol."""
         fake = Moments.of(clip_features(copies, self.network).numpy())
         return frechet_distance(self.real, fake, DEFAULT_PROTOCOL.ddof)
 
@@ -82,7 +83,7 @@ def run_arm(
     lr: float,
     frechet: FrechetToTest | None,
 ) -> dict[str, Any]:
-    """Train and score one arm, with rFVD unless `frechet` is None."""
+    """Train one arm; return its scores, including rFVD unless `frechet` is None."""
     torch.manual_seed(settings.seed)
     model = ARMS[name].make()
     did = train(model, ARMS[name].recipe, store, scored.val, settings, seconds, lr)
@@ -110,7 +111,7 @@ def run_arm(
 
 
 def score_controls(store: ClipStore, scored: Scored, settings: Settings) -> dict[str, Any]:
-    """Score the untrained controls: still pictures, and k-means on raw patches at equal bits."""
+    """Return the scores of the controls: still pictures, and k-means on patches at equal bits."""
     windows = scoring_windows(store, "train", NUM_FRAMES, 1, KMEANS_CLIPS, settings.seed)
     patches = PatchCodebook(read_windows(store, windows), PIXELS_THW, CODEBOOK_SIZE, settings.seed)
     return {
@@ -137,10 +138,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def require_same_plan(path: Path, plan: dict[str, Any]) -> None:
-    """Record the plan that all results of a folder share, or check that it is the recorded one.
+    """Record the plan that all results in a folder share, or check that it is the recorded one.
 
     Raises:
-        InputError: the folder holds results of other data or settings.
+        InputError: the folder holds results for other data or settings.
     """
     if not path.exists():
         write_json(path, plan)
@@ -165,7 +166,7 @@ def compare(
     arms: Sequence[str],
     network: I3D | None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Do the missing runs; return all results in the folder, and the controls.
+    """Do the missing runs; return all results in the folder, and the scores of the controls.
 
     Raises:
         InputError: the clips cannot be divided into tokens, or the folder belongs to another

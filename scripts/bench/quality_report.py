@@ -1,4 +1,4 @@
-"""The table and the picture of a comparison of quality per compute."""
+"""The table and the picture of the comparison in quality.py."""
 
 import itertools
 import math
@@ -45,7 +45,7 @@ def by_arm(results: Sequence[Result]) -> dict[str, dict[float, Result]]:
 
 
 def seconds_to(goal: str, runs: dict[float, Result]) -> str:
-    """Return, as text, the fewest CPU seconds in which any run of an arm reached a PSNR."""
+    """Return, as text, the fewest CPU seconds in which a run reached `goal`, or "not reached"."""
     found = [
         run["seconds_to"][goal] for run in runs.values() if run["seconds_to"][goal] is not None
     ]
@@ -53,7 +53,11 @@ def seconds_to(goal: str, runs: dict[float, Result]) -> str:
 
 
 def markdown(results: Sequence[Result], controls: dict[str, dict[str, float]]) -> str:
-    """Return the table: PSNR at every budget, times to goals, and other scores at the largest."""
+    """Return a Markdown table with a row for each arm and each untrained control.
+
+    The columns are the PSNR at every budget, the scores at the largest budget, and the CPU time
+    needed to reach each PSNR goal.
+    """
     budgets = budgets_of(results)
     heads = [f"PSNR, dB, {seconds:g} s" for seconds in budgets]
     goals = list(results[0]["seconds_to"])
@@ -114,7 +118,7 @@ def line(x1: float, y1: float, x2: float, y2: float, colour: str, dashes: str = 
 
 
 def picture(results: Sequence[Result], controls: dict[str, dict[str, float]]) -> str:
-    """Return an SVG: PSNR and SSIM over the CPU time of training, rFVD at the largest budget."""
+    """Return an SVG of PSNR and SSIM over CPU time of training, and rFVD at the largest budget."""
     arms = by_arm(results)
     colours: dict[str, str] = dict(zip(sorted(arms), COLOURS, strict=False))
     parts = [

@@ -1,4 +1,4 @@
-"""Trains for a budget of CPU time, with intermediate checks, and scores the results."""
+"""Trains a model for a budget of CPU time, with checks in between, and scores reconstructions."""
 
 import time
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class Settings(NamedTuple):
 
 
 def autocast(settings: Settings) -> torch.autocast:
-    """Return the context for the arithmetic of training and scores."""
+    """Return the autocast context for training and scoring."""
     return torch.autocast("cpu", DTYPES[settings.precision], settings.precision != "fp32")
 
 
@@ -83,7 +83,7 @@ class Checks:
         self.seconds = 0.0
 
     def __call__(self, spent: float) -> None:
-        """Compute the PSNR if a check is due after these CPU seconds of training."""
+        """Record the PSNR in `curve` if a check is due after `spent` CPU seconds of training."""
         if spent < self.budget * (len(self.curve) + 1) / CHECKS:
             return
         started = time.process_time()
@@ -117,7 +117,7 @@ def train(
     seconds: float,
     lr: float,
 ) -> dict[str, Any]:
-    """Train for a budget of CPU seconds, but at least one step; return the run's measurements."""
+    """Train for a budget of CPU seconds, but at least for one step; return the measurements."""
     config = replace(recipe.optimizer, lr=lr)
     loss_of = recipe.loss()
     optimizer = make_optimizer(model, config, model.outer_layers)

@@ -1,7 +1,7 @@
 """Times one training step of our quantizer and of vector-quantize-pytorch, beside a lower bound.
 
-On a CPU, it measures CPU time on one thread, as medians over interleaved rounds, and the additional
-peak memory of one step, each in a new process. On a GPU, it uses CUDA events. Example:
+It measures CPU time on one thread, or GPU time by CUDA events, as medians over interleaved rounds.
+The additional peak memory of a step of each contender is measured in a new process. Example:
 `OMP_NUM_THREADS=1 python scripts/bench/quantizer.py --rounds 7`
 """
 
@@ -55,7 +55,7 @@ def make_step(contender: str, size: tuple[int, int, int], device: str) -> Callab
 
 
 def floor_milliseconds(size: tuple[int, int, int], device: str) -> float:
-    """Return the time of computing the distances at the rate of a large matrix product."""
+    """Return the milliseconds to compute the distances at the rate of a large matrix product."""
     side = 1024 if device == "cpu" else 8192
     a, out = torch.randn(side, side, device=device), torch.empty(side, side, device=device)
     torch.mm(a, a, out=out)
@@ -65,7 +65,7 @@ def floor_milliseconds(size: tuple[int, int, int], device: str) -> float:
 
 
 def compare(size: tuple[int, int, int], rounds: int, device: str) -> dict[str, list[float]]:
-    """Return the times of the floor and of all contenders, in interleaved rounds."""
+    """Return the milliseconds of the floor and of all contenders in interleaved rounds."""
     steps = {name: make_step(name, size, device) for name in CONTENDERS}
     times: dict[str, list[float]] = {name: [] for name in ["floor", *CONTENDERS]}
     for round_number in range(rounds + 1):
@@ -81,13 +81,13 @@ def compare(size: tuple[int, int, int], rounds: int, device: str) -> dict[str, l
 
 
 def peak_of_step(contender: str, size: tuple[int, int, int], device: str) -> float:
-    """Return the peak memory of a step in MiB; call this function in a new process."""
+    """Return the additional peak memory of a step in MiB; call this function in a new process."""
     make_step(contender, (256, size[1], 64), device)()
     return peak_mebibytes(make_step(contender, size, device), device)
 
 
 def in_fresh_process(contender: str, size: tuple[int, int, int], device: str) -> float:
-    """Return `peak_of_step` from a separate process."""
+    """Return the result of `peak_of_step` in a new process."""
     sizes = [str(number) for number in size]
     return number_from_fresh_process(__file__, ["--device", device, "--peak", contender, *sizes])
 

@@ -1,12 +1,13 @@
-"""Compares quantizers in one model at equal bits per token and equal CPU time, with a prior.
+"""Compares quantizers in one model, followed by a prior, at equal bits per token and CPU time.
 
     ACCELERATE_MIXED_PRECISION=bf16 OMP_NUM_THREADS=1 python scripts/bench/quantizers.py \
         --data clips --out bench --seconds 1200 --prior-seconds 600 --bits 9 12 15 18 --seeds 0 1
 
 Each run covers the whole pipeline: train-tokenizer, encode, train-prior, evaluate. The CPU time of
 a step of each arm is first measured in a new process, relative to that of a reference arm, and
-stored in steps.json; it determines the number of steps within the budget. A second start continues
-where the first one stopped. The results are in results.json, table.md and rate_distortion.svg.
+stored in steps.json; it determines the number of steps within the budget. If the script is started
+again, it continues where it stopped. The results are in results.json, table.md and
+rate_distortion.svg.
 """
 
 import argparse
@@ -50,7 +51,7 @@ DIM = 32  # of codes that are looked up
 
 
 def quantizer_of(arm: str, bits: int) -> AnyConfig | None:
-    """Return the settings of an arm at a number of bits per token; None if it has no such size.
+    """Return an arm's quantizer config for a number of bits per token, or None if it has none.
 
     Args:
         arm: one of `ARMS`.
@@ -98,7 +99,7 @@ def quantizer_of(arm: str, bits: int) -> AnyConfig | None:
 
 
 def setting(name: str, quantizer: AnyConfig) -> str:
-    """Return an arm's quantizer as a setting for the command line."""
+    """Return a quantizer's config as a setting for the command line."""
     values = {field: getattr(quantizer, field) for field in quantizer.__dataclass_fields__}
     shown = {
         key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
@@ -148,7 +149,7 @@ def prior_step(
 def prior_config(
     sizes: TransformerConfig, vocabulary: Sequence[int], grid_thw: tuple[int, int, int]
 ) -> PriorConfig:
-    """Return the config of an unconditional prior over a grid of tokens of a vocabulary."""
+    """Return the config of an unconditional prior over a grid of tokens with a given vocabulary."""
     split = tuple(factorise(size, sizes.sub_code_size) for size in vocabulary)
     return PriorConfig(
         codebook_size=math.prod(vocabulary),
@@ -162,7 +163,7 @@ def prior_config(
 def configs(
     arguments: argparse.Namespace, arm: str, bits: int
 ) -> tuple[TokenizerTrainingConfig, PriorTrainingConfig]:
-    """Return the configs of both trainings of an arm, without their steps and seeds."""
+    """Return the training configs of an arm's tokenizer and prior; steps and seed are set later."""
     quantizer = quantizer_of(arm, bits)
     assert quantizer is not None
     tokenizer = load_config(
@@ -187,14 +188,14 @@ def make_step(arguments: argparse.Namespace, kind: str, arm: str, bits: int) -> 
 
 
 def measured(arguments: argparse.Namespace, what: str, kind: str, arm: str, bits: int) -> float:
-    """Return a cost of one step of a tokenizer or prior, in Accelerate's mixed precision.
+    """Return one cost of a training step of a tokenizer or prior, in Accelerate's mixed precision.
 
     Call this function in a new process.
 
     Args:
-        what: "mebibytes" for the additional memory, "milliseconds" for the CPU time, or "ratio"
-            for the median ratio to the CPU time of `REFERENCE`, whose steps take turns with those
-            of the arm, so that the load of the machine cancels out.
+        what: "mebibytes" for the additional peak memory, "milliseconds" for the CPU time, or
+            "ratio" for the median ratio to the CPU time of `REFERENCE`, whose steps alternate with
+            those of the arm, so that the load of the machine cancels out.
     """
     with torch.autocast("cpu", torch.bfloat16, enabled=asked_precision() == "bf16"):
         if what == "mebibytes":
@@ -208,7 +209,7 @@ def measured(arguments: argparse.Namespace, what: str, kind: str, arm: str, bits
 
 
 def all_measured(arguments: argparse.Namespace, arm: str, bits: int) -> dict[str, float]:
-    """Return all costs of an arm, each from a new process; they are stored in the output folder."""
+    """Return all costs of an arm, measured in new processes and stored in the output folder."""
     path = arguments.out / "steps.json"
     known = json.loads(path.read_text()) if path.exists() else {}
 
@@ -231,7 +232,7 @@ def all_measured(arguments: argparse.Namespace, arm: str, bits: int) -> dict[str
 
 
 def run_arm(arguments: argparse.Namespace, arm: str, bits: int, seed: int) -> dict[str, Any]:
-    """Run the whole pipeline for one arm, without repeating finished stages."""
+    """Run the pipeline for one arm, skipping finished stages; return its costs and scores."""
     costs = all_measured(arguments, arm, bits)
     folder = arguments.out / f"{arm}_{bits}_{seed}"
     quantizer = quantizer_of(arm, bits)
@@ -293,7 +294,7 @@ COLUMNS = {
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """Return the table: one row per arm and size, with the mean and the range over seeds."""
+    """Return a Markdown table with a row per arm and size, and the mean and range over seeds."""
     rows = [
         f"| quantizer | bits | {' | '.join(name for name, _ in COLUMNS.values())} |",
         f"|{'---|' * (len(COLUMNS) + 2)}",
@@ -317,7 +318,7 @@ def _cell(values: Sequence[float], digits: int) -> str:
 
 
 def picture(results: Sequence[dict[str, Any]]) -> str:
-    """Return an SVG: PSNR over bits per clip after the prior, with a line for each quantizer."""
+    """Return an SVG of PSNR over bits per clip after the prior, with a line for each quantizer."""
     left, right, top, bottom = 60, 620, 30, 380
     xs = [math.log2(max(1.0, one["bits_per_clip_after_prior"])) for one in results]
     ys = [one["psnr"] for one in results]
@@ -354,7 +355,7 @@ def _of(results: Sequence[dict[str, Any]], arm: str) -> list[dict[str, Any]]:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the command line's settings."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description="Compare quantizers at equal bits and time.")
     parser.add_argument("--data", type=Path, required=True, help="a clip store")
     parser.add_argument("--out", type=Path, required=True)
@@ -373,7 +374,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run every arm, size and seed, and write the results after each run."""
+    """Run every arm at every size and seed; return the results, which are stored after each run."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = []
     for seed in arguments.seeds:

@@ -1,4 +1,4 @@
-"""The output and the training recipes of the arms of the comparison of quality per compute."""
+"""The training recipes of the arms of quality.py, and the output that all arms share."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -26,8 +26,8 @@ class Reconstruction(NamedTuple):
 
     Attributes:
         codes: the codes; None without a quantizer.
-        commitment: the unweighted commitment loss; zero if our loss has none.
-        losses: other losses of a baseline's quantizer, unweighted, by name.
+        commitment: the unweighted commitment loss for `OurLoss`; zero if there is none.
+        losses: unweighted losses of a quantizer for the baseline's own loss, by name.
     """
 
     video: Video
@@ -40,8 +40,8 @@ class Baseline(nn.Module):
     """A model whose codes need no work outside the forward pass and the optimizer.
 
     Attributes:
-        outer_layers: pattern of the names of layers next to pixels or codes, which Muon leaves to
-            AdamW.
+        outer_layers: pattern that matches the names of layers next to pixels or codes, which Muon
+            leaves to AdamW.
     """
 
     outer_layers: re.Pattern[str] = OUTER_LAYERS
@@ -57,7 +57,7 @@ class OurLoss(nn.Module):
     """Mean squared error of pixels in [-1, 1], and commitment."""
 
     def forward(self, output: Reconstruction, video: Video, done: float) -> Loss:
-        """Return the loss; it is the same from the beginning of the training to its end."""
+        """Return the loss, which does not depend on the progress of training, `done`."""
         reconstruction = reconstruction_loss(output.video, video, "mse")
         return RECONSTRUCTION * reconstruction + COMMITMENT * output.commitment
 
@@ -66,9 +66,9 @@ class Recipe(NamedTuple):
     """The training recipe of an arm.
 
     Attributes:
-        loss: function that makes a module, which is called with a reconstruction, the video and the
-            progress of the training, from 0 to 1. Its parameters, if any, are trained as well.
-        optimizer: settings of the optimizer except for the rate, which the arm defines.
+        loss: function that returns a new loss module, which is called with a reconstruction, the
+            video and the progress of training, from 0 to 1. Its parameters, if any, are trained.
+        optimizer: settings of the optimizer except for the learning rate, which the arm defines.
     """
 
     loss: Callable[[], nn.Module]

@@ -1,6 +1,6 @@
-"""Times sampling, compared with an eager loop, Hugging Face and a lower bound.
+"""Times sampling, and compares it with an eager loop, Hugging Face and a lower bound.
 
-It measures CPU time for whole clips on one thread, as medians over interleaved rounds. Example:
+It measures the CPU time of whole clips on one thread, as medians over interleaved rounds. Example:
 `OMP_NUM_THREADS=1 python scripts/bench/sampling.py --rounds 3`
 """
 
@@ -36,7 +36,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def eager_loop(prior: Prior, batch: int) -> Tensor:
-    """Sample with a straightforward loop: the modules, a static cache, fused attention."""
+    """Sample tokens in a plain loop over the prior's modules, with a cache and fused attention."""
     num_tokens = prior.config.num_tokens
     shape = (batch, SIZES.heads, num_tokens, SIZES.head_dim)
     caches = [(torch.empty(shape), torch.empty(shape)) for _ in prior.blocks]
@@ -73,7 +73,7 @@ def eager_loop(prior: Prior, batch: int) -> Tensor:
 
 
 def hugging_face(num_tokens: int, batch: int) -> Callable[[], object] | None:
-    """Return a function that samples from a Llama of equal size; None without transformers."""
+    """Return a function that samples from a Llama of equal size, or None without transformers."""
     if importlib.util.find_spec("transformers") is None:
         return None
     transformers = importlib.import_module("transformers")
@@ -107,9 +107,10 @@ def hugging_face(num_tokens: int, batch: int) -> Callable[[], object] | None:
 
 
 def floor_seconds(prior: Prior, batch: int) -> float:
-    """Return the least time to sample a batch: reading weights and cache, or matrix products.
+    """Return a lower bound on the CPU seconds for sampling a batch, and print the rates behind it.
 
-    Both rates are measured on this machine, by the sum of a large array and by a square product.
+    The bound is the time for reading weights and cache or for the matrix products, whichever is
+    longer, at rates that are measured with the sum of a large array and with a square product.
     """
     array = torch.ones(1 << 26)
     read = statistics.median(cpu_seconds(array.sum) for _ in range(5))

@@ -1,8 +1,8 @@
-"""Times our tokenizer and a VideoGPT-like VQ-VAE with as many operations per clip, in one run.
+"""Times our tokenizer and a VideoGPT-like VQ-VAE with about as many operations per clip.
 
-On a CPU, it measures CPU time on one thread, as medians over interleaved rounds, and the additional
-peak memory of a training step, each in a new process. Example: `OMP_NUM_THREADS=1 python
-scripts/bench/tokenizer.py --rounds 5`
+It measures CPU time on one thread, or GPU time by CUDA events, as medians over interleaved rounds.
+The additional peak memory of a training step of each contender is measured in a new process.
+Example: `OMP_NUM_THREADS=1 python scripts/bench/tokenizer.py --rounds 5`
 """
 
 import argparse
@@ -34,7 +34,7 @@ from video_vq.training.optimizer import make_optimizer
 from video_vq.training.training_config import OptimizerConfig
 
 CLIP = (16, 64, 64)
-# The operations per clip, the parameters, the tokens and the codes of the VideoGPT-like VQ-VAE.
+# About as many operations per clip, parameters, tokens and codes as the VideoGPT-like VQ-VAE.
 OURS = TokenizerConfig(
     ConvBackboneConfig(
         patch_thw=(2, 4, 4),
@@ -45,7 +45,7 @@ OURS = TokenizerConfig(
     ),
     QuantizerConfig(codebook_size=2048, codebook_dim=64),
 )
-# The same operations with more of them at a higher resolution, as in configs/tokenizer/ucf101.yaml.
+# As many operations, but more of them at a high resolution, as in configs/tokenizer/ucf101.yaml.
 OURS_FINER = TokenizerConfig(
     ConvBackboneConfig(
         patch_thw=(1, 2, 2),
@@ -77,7 +77,7 @@ rates: GFLOP/s of a 1024^3 product, and of the fastest of four 3D convolutions o
 
 
 class Times(NamedTuple):
-    """The measurements of the rounds: milliseconds and GFLOP/s."""
+    """The measurements of each round: milliseconds per function, and the machine's GFLOP/s."""
 
     works: dict[tuple[Precision, str, str], list[float]]
     products: dict[Precision, list[float]]
@@ -109,7 +109,7 @@ def training_step(
 
 
 def make_works(contender: str, batch: int, device: str) -> dict[str, Callable[[], object]]:
-    """Return the functions of a contender to time."""
+    """Return the functions to time for a contender, by name."""
     model = make_model(contender).to(device)
     optimizer = make_optimizer(model, OptimizerConfig())
     video = torch.rand(batch, 3, *CLIP, device=device) * 2 - 1
@@ -158,13 +158,13 @@ def measure(batch: int, rounds: int, device: str) -> Times:
 
 
 def operations(contender: str, device: str) -> dict[str, int]:
-    """Return the operations per clip of each work."""
+    """Return the number of operations per clip of each function to time."""
     works = make_works(contender, 1, device)
     return {work: counted_operations(works[work]) for work in WORKS}
 
 
 def peak_of_step(contender: str, precision: Precision, batch: int, device: str) -> float:
-    """Return the peak memory of a training step in MiB; call this function in a new process."""
+    """Return the additional peak memory of a training step in MiB; call this in a new process."""
     step = make_works(contender, batch, device)["training step"]
     with torch.autocast(device, DTYPES[precision], precision != "fp32"):
         return peak_mebibytes(step, device)
@@ -178,7 +178,7 @@ def ratios(above: list[float], below: list[float]) -> list[float]:
 def report_contender(
     contender: str, times: Times, counts: dict[str, int], batch: int, device: str
 ) -> None:
-    """Print a table of one contender."""
+    """Measure the peak memory of a contender, and print it with speeds and operations."""
     parameters = num_parameters(make_model(contender)) / 1e6
     print(
         f"\n{contender}: {parameters:.1f}M parameters; GFLOP per clip: "
@@ -205,7 +205,7 @@ def report_contender(
 
 
 def report_goals(times: Times, counts: dict[str, int], batch: int) -> None:
-    """Print the goals and the results."""
+    """Print our results in training beside the goals."""
     step = {key[:2]: spent for key, spent in times.works.items() if key[2] == "training step"}
     print("\nours in training, how many times as fast (wanted):")
     for baseline in BASELINES:

@@ -1,7 +1,7 @@
 """Measures the overhead of a training step, and the time for which a save blocks training.
 
-It trains the demo's tokenizer on a generated clip store, using the timers of the training loop
-itself, and then saves a checkpoint of a given size, compared with writing and fsyncing as many
+It trains the demo's tokenizer on a generated clip store, and reads the timers of the training loop.
+Then it saves a checkpoint of a given size, and compares this with writing and fsyncing as many
 bytes. Example: `python scripts/bench/training.py --steps 100 --gigabytes 1`
 """
 
@@ -29,7 +29,7 @@ GB = 10**9
 
 
 def make_store(path: Path) -> None:
-    """Write videos of noise, as their content does not affect a step."""
+    """Write a clip store of noise, since the content does not affect the time of a step."""
     random = np.random.default_rng(0)
     writer = ClipStoreWriter(path, (SIZE, SIZE), {"kind": "noise"})
 
@@ -46,7 +46,7 @@ def make_store(path: Path) -> None:
 
 
 def step_shares(folder: Path, steps: int, mixed_precision: str) -> dict[str, float]:
-    """Return each phase's share of the loop's time, as a median over the lines of the log."""
+    """Train; return each phase's share of the time, as a median over log lines after the first."""
     os.environ["ACCELERATE_MIXED_PRECISION"] = mixed_precision
     make_store(folder / "clips")
     every = max(1, steps // 5)
@@ -69,7 +69,7 @@ def step_shares(folder: Path, steps: int, mixed_precision: str) -> dict[str, flo
 
 
 def save_seconds(folder: Path, gigabytes: float, rounds: int) -> dict[str, list[float]]:
-    """Return seconds per GB: the blocking copies of a save, its writing, and a plain write."""
+    """Return the seconds per GB of the blocking copies, of saving them, and of a plain write."""
     part = torch.zeros(int(gigabytes * GB / 4 / 8)).uniform_()
     tensors = {"model": {f"tensor-{index}": part.clone() for index in range(8)}}
     checkpoints, snapshot = CheckpointFolder(folder / "state"), Snapshot()

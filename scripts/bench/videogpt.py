@@ -1,8 +1,9 @@
 """A reimplementation of a VideoGPT-like VQ-VAE (Yan et al. 2021), as a baseline.
 
-Strided convolutions of 240 channels down to 1/4 of t, h and w, four residual blocks with axial
-attention in encoder and decoder, 2048 codes of 256 dimensions by moving averages, and the gradient
-copied past the lookup: 21.1 million parameters. The sizes are those of the paper; the code is ours.
+It has strided convolutions of 240 channels down to 1/4 of t, h and w, four residual blocks with
+axial attention in each of encoder and decoder, 2048 codes of 256 dimensions that are moving
+averages, and the straight-through gradient. It has 21.1 million parameters. The sizes are those of
+the paper; the code is ours.
 """
 
 from typing import NamedTuple
@@ -76,7 +77,7 @@ class AxisAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b t h w c"]) -> Float[Tensor, "b t h w c"]:
-        """Mix the positions along the axis."""
+        """Apply self-attention along the axis."""
         query, key, value = (
             rearrange(product(x), self.split, heads=self.heads)
             for product in (self.query, self.key, self.value)
@@ -93,7 +94,7 @@ class AxialAttention(nn.Module):
         self.axes = nn.ModuleList(AxisAttention(width, 2, axis) for axis in "wht")
 
     def forward(self, x: Features) -> Features:
-        """Mix along all three axes."""
+        """Return the sum of self-attention along the three axes."""
         grid = rearrange(x, "b c t h w -> b t h w c")
         mixed = self.axes[0](grid) + self.axes[1](grid) + self.axes[2](grid)
         return rearrange(mixed, "b t h w c -> b c t h w")
@@ -117,7 +118,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Features) -> Features:
-        """Add the block's output to its input."""
+        """Return the sum of the input and the residual branch."""
         return x + self.change(x)
 
 
@@ -202,7 +203,7 @@ class VideoGPTTokenizer(nn.Module):
         depth: number of residual blocks in the encoder, and in the decoder.
         codebook_size: number of codes.
         codebook_dim: dimension of a code.
-        pad_first: whether to pad like the released code, see `Halve`.
+        pad_first: whether to pad like the released code; see `Halve`.
     """
 
     def __init__(
@@ -235,7 +236,7 @@ class VideoGPTTokenizer(nn.Module):
         )
 
     def forward(self, video: Float[Tensor, "b 3 t h w"]) -> Output:
-        """Reconstruct a video in [-1, 1]; in training mode the codebook moves."""
+        """Reconstruct a video in [-1, 1]; in training mode, this also updates the codebook."""
         features = self.encoder(video).float()
         batch, _, *grid = features.shape
         with torch.autocast(video.device.type, enabled=False):

@@ -1,13 +1,14 @@
 """A reimplementation of a VidTok-like tokenizer (Tang et al. 2024), as a baseline.
 
-It is the non-causal variant with finite scalar quantization, after the paper and released configs:
-residual blocks of 2D convolutions, each followed by one of 1D convolutions over time; resampling in
-space by 2D convolutions, in time by a learned blend of pooling and a 3D convolution; 3D blocks and
-attention within each frame at the bottom; layer norm over channels everywhere. Three levels give
-4x4x4 pixels per token; the released non-causal configs have four levels and 128 channels.
+It follows the non-causal variant with finite scalar quantization in the paper and the released
+configs: residual blocks of 2D convolutions, each followed by one of 1D convolutions over time;
+resampling in space by 2D convolutions, and in time by a learned blend of pooling or repetition and
+a 3D convolution; 3D blocks and attention within each frame at the bottom; and layer norm over
+channels. Three levels give 4x4x4 pixels per token; the released non-causal configs have four levels
+and 128 channels.
 
-Its loss is the released one without the perceptual and the adversarial part, for which a few
-minutes of CPU time are too short: L1 with a learned scale, commitment and entropy.
+The loss consists of the released terms for L1 with a learned scale, commitment and entropy; a few
+minutes of CPU time are too short for the perceptual and adversarial terms.
 """
 
 import re
@@ -48,7 +49,7 @@ class ChannelNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, swish and convolution, twice; added to the input or to its 1x1x1 convolution.
+    """Norm, swish and convolution, twice; added to the input or to a 1x1x1 convolution of it.
 
     Args:
         in_channels: number of channels of the input.
@@ -75,7 +76,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if is_same else conv(in_channels, out_channels, (1, 1, 1))
 
     def forward(self, x: Features) -> Features:
-        """Add the block's output to its input."""
+        """Return the sum of the shortcut and the residual branch."""
         y = self.conv1(F.silu(self.norm1(x)))
         return self.shortcut(x) + self.conv2(F.silu(self.norm2(y)))
 
@@ -99,7 +100,7 @@ class FrameAttention(nn.Module):
         )
 
     def forward(self, x: Features) -> Features:
-        """Mix the positions of each frame."""
+        """Apply self-attention within each frame, and add the result to the input."""
         normed = self.norm(x)
         query, key, value = (
             rearrange(product(normed), "b c t h w -> b t (h w) c")
@@ -129,7 +130,7 @@ class HalveSpace(nn.Module):
 
 
 class HalveTime(nn.Module):
-    """a · mean of three frames + (1 − a) · a 3D convolution, both of stride 2; a is learned."""
+    """A learned blend of the mean of three frames and a 3D convolution, both with stride 2."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -137,14 +138,14 @@ class HalveTime(nn.Module):
         self.mix = nn.Parameter(torch.tensor(FIRST_MIX))
 
     def forward(self, x: Features) -> Features:
-        """Halve t; a frame of zeros follows the last."""
+        """Halve t, after appending a frame of zeros."""
         x = F.pad(x, (0, 0, 0, 0, 0, 1))
         share = self.mix.sigmoid()
         return share * F.avg_pool3d(x, TIME, stride=(2, 1, 1)) + (1 - share) * self.conv(x)
 
 
 class DoubleSpace(nn.Module):
-    """Each pixel repeated, then a 2D convolution."""
+    """Nearest-neighbor upsampling of h and w, then a 2D convolution."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -156,7 +157,7 @@ class DoubleSpace(nn.Module):
 
 
 class DoubleTime(nn.Module):
-    """a · repeated frames + (1 − a) · a 3D convolution of these; a is learned."""
+    """A learned blend of repeated frames and a 3D convolution of them."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -247,10 +248,10 @@ class VidTokTokenizer(Baseline):
         return Reconstruction(self.decoder(q).float(), codes, nothing, losses)
 
     def entropy(self, latents: Float[Tensor, "n d"]) -> Loss:
-        """Return the mean entropy of the choices minus the entropy of the mean choice.
+        """Return the mean entropy of the code probabilities minus the entropy of their mean.
 
-        As in the released code, latents are used before they are squashed, and a code's probability
-        is the softmax of its product with the latent.
+        As in the released code, latents are used before they are squashed, and the probabilities
+        are the softmax of their scaled products with all codes.
         """
         choice = (2 * self.SHARPNESS * latents @ self.codes.T).softmax(1)
 
@@ -261,7 +262,7 @@ class VidTokTokenizer(Baseline):
 
 
 class VidTokLoss(nn.Module):
-    """The loss per frame: L1 in nats under a learned scale, and the quantizer's losses.
+    """L1 loss per frame, in nats under a learned scale, plus the weighted losses of the quantizer.
 
     Attributes:
         log_scale: log of the scale of the Laplace density, trained with the model.
@@ -286,5 +287,5 @@ class VidTokLoss(nn.Module):
         return per_frame + self.COMMITMENT * losses["commitment"] + entropy * losses["entropy"]
 
 
-# PyTorch's Adam with its own betas, which the released code leaves alone: AdamW without decay.
+# Adam with PyTorch's default betas, as in the released code: AdamW without decay.
 VIDTOK = Recipe(VidTokLoss, replace(ADAMW, betas=(0.9, 0.999), weight_decay=0.0, clip_norm=20.0))
