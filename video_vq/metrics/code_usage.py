@@ -15,7 +15,7 @@ from video_vq.nn.inputs import as_integers
 
 
 class LevelUse(NamedTuple):
-    """Code usage of one level, where each position has several codes; see `CodebookUse`."""
+    """Code usage of one level, for positions with several codes; see `CodebookUse`."""
 
     code_usage: float
     perplexity: float
@@ -34,7 +34,7 @@ class CodebookUse(NamedTuple):
         batch_code_usage: fraction of codes used within a batch, averaged over batches. This
             fraction grows with the batch size, so compare only runs with equal batch sizes.
         num_tokens: number of codes counted at each level.
-        entropy: entropy of the code frequencies in bits; at each level, log2 of the perplexity.
+        entropy: entropy of the code frequencies, in bits; at each level, log2 of the perplexity.
         levels: usage at each level; empty if each position has a single code.
     """
 
@@ -75,8 +75,8 @@ class CodeUsage(Metric):
         """Count a batch of codes of any shape; the last axis holds the levels if there are several.
 
         Raises:
-            InputError: a code lies outside 0..K-1, or the last axis does not have one code per
-                level.
+            InputError: the codes are not integers or lie outside 0..K-1, or the last axis does not
+                have one code per level.
         """
         found = as_integers(codes, "codes").to(self.counts.device).long()
         if found.numel() == 0:

@@ -28,7 +28,7 @@ class Moments:
         """Return the moments of an array with one feature vector per row.
 
         Raises:
-            InputError: there are no rows, or a value is not finite.
+            InputError: the array is not n x d or has no rows, or a value is not finite.
         """
         features = as_array(features, "features")
         if features.ndim != 2 or len(features) == 0:

@@ -41,8 +41,8 @@ def clip_features(
             affects memory and time, but not the result (up to 1e-6).
 
     Raises:
-        InputError: the protocol or the network does not support the clips, or the network does not
-            return one finite vector per clip.
+        InputError: there are no clips, the protocol or the network does not support the clips, or
+            the network does not return one finite vector per clip.
     """
     given = as_tensor(clips, "clips")
     if given.shape[:1] == (0,):
@@ -69,7 +69,8 @@ def input_features(
         network: feature network, as for `clip_features`.
 
     Raises:
-        InputError: as for `clip_features`.
+        InputError: there are no batches, the network does not support the clips, or the network
+            does not return one finite vector per clip.
     """
     network.eval()
     found = []
@@ -109,12 +110,12 @@ def _check_features(features: Tensor, num_clips: int, network: nn.Module) -> Non
 class FrechetVideoDistance(Metric):
     """FVD metric that is updated with clips on any number of ranks and computed once.
 
-    The sums and outer products of the features are kept in float64 and added up over the ranks. The
-    result therefore does not depend on the order of the clips, the batch size or the number of
-    ranks, except for rounding in the network. Plain sums, without first subtracting a reference
-    vector, are accurate enough: for I3D logits of real clips, |mean| is 0.9 times the standard
-    deviation (median; 6 at most). Even at 1000 times the standard deviation, the distance agrees
-    with two-pass statistics to 1e-7 (see the tests).
+    The sums of the features and of their outer products are kept in float64 and added up over the
+    ranks. The result therefore does not depend on the order of the clips, the batch size or the
+    number of ranks, except for rounding in the network. Plain sums, without first subtracting a
+    reference vector, are accurate enough: for I3D logits of real clips, |mean| is 0.9 times the
+    standard deviation (median; at most 6 times). Even if |mean| is 1000 times the
+    standard deviation, the distance agrees with two-pass statistics to 1e-7 (see the tests).
 
     Args:
         network: module that maps b 3 t 224 224 in [-1, 1] to b d; None for I3D with the pinned
@@ -235,7 +236,7 @@ class RealFloor(NamedTuple):
 
 
 def real_floor(features: Float[np.ndarray, "n d"], groups: Sequence[str], ddof: int) -> RealFloor:
-    """Return the FVD between two disjoint halves of the real clips.
+    """Return the FVD between two disjoint halves of the real clips, and the size of each half.
 
     A perfect model would reach this score with as many clips as one half, so compare the scores of
     models with this floor.
@@ -249,6 +250,7 @@ def real_floor(features: Float[np.ndarray, "n d"], groups: Sequence[str], ddof: 
 
     Raises:
         InputError: there are fewer than two groups, or too few clips for ddof.
+        ValueError: the numbers of groups and features differ.
     """
     if len(groups) != len(features):
         raise ValueError(f"{len(groups)} groups for {len(features)} clips")

@@ -64,8 +64,8 @@ class I3D(nn.Module):
         """Return the 400 time-averaged logits of RGB clips in [-1, 1].
 
         Raises:
-            InputError: the clips have fewer than 9 frames, a size other than 224 x 224 or values
-                outside [-1, 1], or are not float32.
+            InputError: the clips are not b 3 t 224 224, or have fewer than 9 frames or values
+                outside [-1, 1]; or the clips or the weights are not float32.
         """
         self._check(video)
         with exact_float32(video.device):
@@ -127,7 +127,7 @@ class MaxPool(nn.Module):
         self.stride = stride
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b c t2 h2 w2"]:
-        """Pool one axis at a time, which gives exactly the same maxima.
+        """Pool one axis at a time, which gives the same maxima as pooling all axes at once.
 
         On a CPU, this is 3 to 27 times as fast as `F.max_pool3d`, which took a third of I3D's time.
         """
@@ -159,7 +159,7 @@ class Mixed(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t h w"]:
-        """Concatenate the outputs of the branches along the channels."""
+        """Concatenate the outputs of the branches along the channel axis."""
         branches = (self.branch_0, self.branch_1, self.branch_2, self.branch_3)
         return torch.cat([branch(x) for branch in branches], dim=1)
 
@@ -185,7 +185,7 @@ def load_i3d(fetch: bool = False) -> I3D:
         fetch: whether missing weights may be downloaded (see `PublishedWeights.path`).
 
     Raises:
-        InputError: the weights are missing, or differ from the pinned weights.
+        InputError: the weights are missing, cannot be downloaded or differ from the pinned weights.
     """
     network = I3D()
     network.load_state_dict(safetensors.torch.load(I3D_WEIGHTS.read(fetch)), strict=True)

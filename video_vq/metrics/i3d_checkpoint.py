@@ -61,7 +61,7 @@ class _RefusingUnpickler(pickle.Unpickler):
 
 
 def read_checkpoint(data: bytes) -> dict[tuple[str, ...], np.ndarray]:
-    """Return a pickled checkpoint's float32 arrays by their nested keys, and execute nothing.
+    """Return a pickled checkpoint's float32 arrays by their nested keys, without executing code.
 
     Raises:
         InputError: the pickle is damaged, or contains anything other than little-endian float32

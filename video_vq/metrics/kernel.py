@@ -22,12 +22,12 @@ class KernelDistance(NamedTuple):
 def kernel_distance(
     real: Float[np.ndarray, "n _"], fake: Float[np.ndarray, "m _"]
 ) -> KernelDistance:
-    """Return the unbiased squared MMD with the cubic kernel (x·y / d + 1)³, in float64.
+    """Return the unbiased squared MMD with the kernel (x·y / d + 1)³, and its standard error.
 
     The kernel is that of KID (Bińkowski et al., "Demystifying MMD GANs", 2018, sec. 4), but the
-    mean runs over all pairs instead of random subsets. The standard error comes from the two-sample
-    jackknife, which is accurate if the distributions differ, and 1.6 times too large (measured at N
-    = 256) if the distributions are equal.
+    mean runs over all pairs instead of random subsets, in float64. The standard error comes from
+    the two-sample jackknife, which is accurate if the distributions differ, and 1.6 times too large
+    if the distributions are equal (measured at N = 256).
 
     Raises:
         InputError: a set has fewer than 3 clips, or the numbers of features differ.
@@ -86,7 +86,7 @@ def _second_moment(x: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "d d"]:
 def _row_sums(
     x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "m d"], skip_diagonal: bool
 ) -> Float64[np.ndarray, "n"]:
-    """Return each row's kernel sum over all rows of y, without the row itself if skip_diagonal."""
+    """Return each row's kernel sum over all rows of y, or all but the same row if skip_diagonal."""
     sums = np.empty(len(x))
     for start in range(0, len(x), CHUNK):
         rows = slice(start, start + CHUNK)

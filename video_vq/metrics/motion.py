@@ -25,7 +25,7 @@ def motion_energy_ratio_per_clip(clips: Clips, reference: Clips) -> Float64[Tens
     average the other clips and report the number of NaNs.
 
     Args:
-        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        clips: RGB in 0..255, uint8 or float (floats in [0, 1] are rejected), as tensors or arrays.
         reference: original clips, in any of the formats of `clips`.
 
     Raises:
@@ -49,7 +49,7 @@ def flicker_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
     standard deviation σ that is independent in each frame.
 
     Args:
-        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        clips: RGB in 0..255, uint8 or float (floats in [0, 1] are rejected), as tensors or arrays.
         reference: original clips, in any of the formats of `clips`.
 
     Raises:
@@ -85,7 +85,7 @@ def boundary_change_per_clip(
     elsewhere. The ratio is undefined (NaN) if a clip is static elsewhere.
 
     Args:
-        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        clips: RGB in 0..255, uint8 or float (floats in [0, 1] are rejected), as tensors or arrays.
         starts: index of the first frame after each boundary, such as those from `latent_starts`.
         others: indices of the frames to compare with; None for all other frames except frame 0.
 
@@ -129,7 +129,7 @@ def boundary_flicker_per_clip(
     (NaN) if the copy is static elsewhere, or the original is static at the boundaries or elsewhere.
 
     Args:
-        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        clips: RGB in 0..255, uint8 or float (floats in [0, 1] are rejected), as tensors or arrays.
         reference: original clips, in any of the formats of `clips`.
         starts: see `boundary_change_per_clip`.
 

@@ -60,6 +60,10 @@ def _read_file(text: str, file: str) -> WeightsFile:
 
 
 def network_name(text: str) -> str:
-    """Return a network's name without the paths of its weights; a hash identifies the weights."""
+    """Return the name of a published network without its weights, or module:function unchanged.
+
+    Raises:
+        ConfigError: as for `read_preset`.
+    """
     preset = read_preset(text)
     return text if preset is None else preset.name

@@ -30,7 +30,7 @@ PIXELS_AT_ONCE = 2**18  # 64 frames of 64 px, 4 frames of 256 px
 
 
 class TrunkFacts(NamedTuple):
-    """Smallest frame size that a trunk supports, and the widths of the five layers compared."""
+    """Smallest frame size that a trunk supports, and the widths of the five compared layers."""
 
     min_size: int  # pixels; the blurs cannot pad smaller images by reflection
     widths: tuple[int, int, int, int, int]
@@ -136,7 +136,7 @@ class Blur(nn.Module):
 
 
 def _alex_stages() -> nn.ModuleList:
-    """Return the stages of AlexNet, with blurs that subsample instead of strides."""
+    """Return the stages of AlexNet, subsampled by blurs instead of strided layers."""
     return nn.ModuleList(
         [
             nn.Sequential(nn.Conv2d(3, 64, 11, padding=2), Blur(), nn.ReLU()),
@@ -173,7 +173,7 @@ def st_lpips_per_clip(clips: Clips, reference: Clips, network: StLpips) -> Float
     on different devices.
 
     Args:
-        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        clips: RGB in 0..255, uint8 or float (floats in [0, 1] are rejected), as tensors or arrays.
         reference: original clips, in any of the formats of `clips`.
         network: network returned by `load_st_lpips`; scores from different trunks are not
             comparable.
@@ -211,8 +211,8 @@ def load_st_lpips(trunk: Trunk, fetch: bool = False) -> StLpips:
         fetch: whether missing weights may be downloaded (see `PublishedWeights.path`).
 
     Raises:
-        InputError: the trunk is unknown, or the weights are missing or differ from the pinned
-            weights.
+        InputError: the trunk is unknown, or the weights are missing, cannot be downloaded or differ
+            from the pinned weights.
     """
     if trunk not in TRUNKS:
         raise InputError(f"ST-LPIPS has no trunk {trunk!r}; expected one of: {', '.join(TRUNKS)}")

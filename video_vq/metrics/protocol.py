@@ -1,7 +1,8 @@
-"""FVD protocols: published conventions for FVD; every score is reported with its protocol.
+"""FVD protocols, the conventions under which scores are computed and reported.
 
 Every detail matters: the squared shift of the logits from one kind of resize to another already
-exceeds the distance between good models. Each preset follows the code that its `source` names.
+exceeds the distance between good models. Each preset, except for the package's own "padded",
+follows the published code that its `source` names.
 """
 
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ class FVDProtocol:
         input_range: largest absolute pixel value in the network's input.
         ddof: delta degrees of freedom: covariances are divided by N - ddof.
         num_frames: number of frames per clip; None lets the caller choose.
-        stride: distance between consecutive frames of a clip in the source video.
+        stride: interval between consecutive frames of a clip, in frames of the source video.
         pad_to: number of frames to which a clip is padded by repeating its last frame; None for no
             padding.
         num_real, num_fake: numbers of real and of generated clips; None for all clips.
@@ -49,12 +50,12 @@ class FVDProtocol:
     pad_to: int | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that determine the score, as JSON: the key for cached statistics."""
+        """Return the settings that determine the score, which are the key for cached statistics."""
         texts = ("source", "note", *(("pad_to",) if self.pad_to is None else ()))
         return {key: value for key, value in asdict(self).items() if key not in texts}
 
     def feature_settings(self) -> dict[str, Any]:
-        """Return the settings that determine a uint8 clip's features: the key for cached features.
+        """Return the settings that determine a uint8 clip's features, the key for cached features.
 
         Protocols with equal feature settings share features; the other settings choose clips or
         apply to sets of clips.
@@ -194,7 +195,7 @@ def fvd_protocol(name: str) -> FVDProtocol:
 
 
 def fvd_protocols(names: str) -> tuple[FVDProtocol, ...]:
-    """Return the presets in a comma-separated list, or all presets without padding for "all".
+    """Return the presets named in a comma-separated list; "all" names all presets without padding.
 
     Raises:
         InputError: a name is unknown.

@@ -20,7 +20,7 @@ def psnr_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
     infinite values, or use quantiles.
 
     Args:
-        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        clips: RGB in 0..255, uint8 or float (floats in [0, 1] are rejected), as tensors or arrays.
         reference: original clips, in any of the formats of `clips`.
 
     Raises:
@@ -42,7 +42,7 @@ def ssim_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
     frame.
 
     Args:
-        clips: uint8, or float in 0..255 (floats in [0, 1] are an error); tensors or NumPy arrays.
+        clips: RGB in 0..255, uint8 or float (floats in [0, 1] are rejected), as tensors or arrays.
         reference: original clips, in any of the formats of `clips`.
 
     Raises:

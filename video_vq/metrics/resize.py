@@ -80,7 +80,7 @@ def prepare_frames(
 
 
 def rows_read(size_hw: tuple[int, int], protocols: Iterable[FVDProtocol]) -> Int[np.ndarray, " r"]:
-    """Return the indices of the rows that protocols read from frames of a given size, sorted.
+    """Return the sorted indices of the rows that the protocols read from frames of a given size.
 
     Bilinear resizing without antialiasing reads at most two input rows per output row. With 224
     output rows, a protocol reads fewer than half of the rows of a full HD frame.
@@ -99,7 +99,7 @@ def rows_read(size_hw: tuple[int, int], protocols: Iterable[FVDProtocol]) -> Int
 
 
 def check_length(num_frames: int, protocol: FVDProtocol) -> None:
-    """Raise if clips do not have the length that a protocol requires.
+    """Check that clips have the length that a protocol requires.
 
     Raises:
         InputError: the length is wrong; the message suggests what to do.

@@ -25,7 +25,8 @@ def to_safetensors(checkpoints: dict[str, bytes], source: str) -> bytes:
         source: origin of the arrays, recorded in the file's header.
 
     Raises:
-        InputError: a checkpoint contains anything other than float32 arrays with known names.
+        InputError: a checkpoint is damaged, or contains anything other than float32 arrays with
+            known names.
     """
     tensors = {}
     for trunk, data in checkpoints.items():

@@ -1,4 +1,4 @@
-"""FVD uncertainty: intervals for model differences, standard errors, and the limit of infinite N.
+"""FVD uncertainty: intervals for model differences, standard errors, and the limit at infinite N.
 
 Standard errors come from split halves: the source videos are split at random into two halves, and
 the average of (a − b)² / 4 over many splits, where a and b are the scores of the halves, estimates
@@ -21,7 +21,7 @@ from video_vq.metrics.frechet import Moments, frechet_distance
 from video_vq.metrics.grouped import GroupedFeatures
 
 CONFIDENCE = 0.95
-MIN_VIDEOS = 8  # fewer videos have less than 35 different splits into halves
+MIN_VIDEOS = 8  # fewer videos have fewer than 35 different splits into halves
 SIZE_TOLERANCE = 0.01
 
 # Fit of a + b/N: a subset has at least a quarter of the clips and CLEARANCE clips per feature.
@@ -123,7 +123,7 @@ def difference_interval(
 def interval_at_n(full: float, halves: Float64[np.ndarray, "splits 2"]) -> Interval:
     """Return the confidence interval of a score's expectation at the scored number of clips.
 
-    The interval is Student's interval, extended on the side towards which the half scores are
+    The interval is Student's t interval, extended on the side towards which the half scores are
     skewed: the error of a squared shift of the mean grows with the shift, so a symmetric interval
     is too short whenever the estimated shift is too small. For a mean with standard error e, the
     end of (mean ± 1.96 e)² lies (1.96² + 1) / 6 · skewness standard errors further out (the first
@@ -161,7 +161,7 @@ def split_half_error(halves: Float64[np.ndarray, "splits 2"]) -> float:
 
 
 def describe_difference(difference: DifferenceInterval, name_a: str, name_b: str) -> str:
-    """Return a sentence on which model has the lower FVD, or that the two cannot be told apart."""
+    """Say in one sentence which model has the lower FVD, or that the two cannot be told apart."""
     _, _, low, high = difference.at_n
     count = f"at N = {difference.num_clips}"
     interval = f"95 % interval {low:.1f} to {high:.1f}"
@@ -186,10 +186,13 @@ def describe_difference(difference: DifferenceInterval, name_a: str, name_b: str
 def jackknife_error(
     real: GroupedFeatures, fake: GroupedFeatures, ddof: int, seed: int = 0, num_splits: int = 100
 ) -> float:
-    """Return the standard error of an FVD about its expectation at this N, not about the limit.
+    """Return the standard error of an FVD, from split halves.
 
-    The arguments are those of `difference_interval`; the errors are those of
-    `half_sample_distances`.
+    The error is relative to the expectation at this N, not to the limit at infinite N. For the
+    arguments, see `difference_interval`.
+
+    Raises:
+        InputError: as for `half_sample_distances`.
     """
     return split_half_error(half_sample_distances(real, (fake,), ddof, seed, num_splits)[..., 0])
 
@@ -264,7 +267,7 @@ def _random_half(
 
 
 class _Gaussian(NamedTuple):
-    """Mean and covariance with its trace; for few clips, R with Rᵀ R = covariance instead."""
+    """Mean, trace and covariance; for few clips, R with Rᵀ R = covariance instead of the latter."""
 
     mean: Float64[np.ndarray, "d"]
     trace: float
@@ -325,13 +328,16 @@ def _distance(
 def fvd_at_infinity(
     real: GroupedFeatures, fake: GroupedFeatures, ddof: int, seed: int = 0
 ) -> InfiniteFVD:
-    """Return the limit of FVD at infinite N, from a fit of a + b/N to subsets of the clips.
+    """Return the limit of FVD at infinite N with its standard error, and the bias at this N.
 
-    The method follows Chong & Forsyth, "Effectively Unbiased FID and Inception Score", 2020. The
-    subsets are cyclic windows of a shuffled list of the source videos. All subsets have more clips
-    than features (N > d), because below N = d the bias is not proportional to 1/N.
+    The limit is a in a fit of a + b/N to subsets of the clips, as in Chong & Forsyth, "Effectively
+    Unbiased FID and Inception Score", 2020. The subsets are cyclic windows of a shuffled list of
+    the source videos. All subsets have more clips than features (N > d), because below N = d the
+    bias is not proportional to 1/N.
 
-    The arguments are those of `difference_interval`.
+    Args:
+        ddof: 0 or 1; see `FVDProtocol`.
+        seed: seed for shuffling the source videos.
 
     Raises:
         InputError: a set has too few clips for the number of features, or fewer than 20 source

@@ -216,7 +216,7 @@ class VJepa(nn.Module):
 
 
 def require_clips(video: Tensor, sizes: TransformerSizes, name: str) -> None:
-    """Raise if clips do not have the size that a network requires.
+    """Check that clips have the size that a network requires.
 
     Raises:
         InputError: the size is wrong; the message gives the required size.

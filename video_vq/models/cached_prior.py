@@ -148,7 +148,13 @@ class CachedPrior:
         return logits
 
     def _step_at_place(self, span: int) -> Step:
-        """Read the tokens in `taken` at `place`, for use in a graph; the call may be repeated."""
+        """Run a decoding step on the sub-codes in `taken` at position `place`.
+
+        Repeating the step gives the same result, so a CUDA graph can record and replay it.
+
+        Args:
+            span: length of the part of the cache that the step attends to.
+        """
         slots = self._embedded(self.taken)[:, None] + self.positions[self.place]
         if self.per_frame is not None:
             slots = slots + self.per_frame[:, self.place // self.cells]
@@ -197,7 +203,7 @@ class CachedPrior:
         Args:
             slots: embeddings of the slots.
             places: positions of the slots, as a slice, or as a tensor for a single slot.
-            span: length of the cache to read, which includes at least the last position.
+            span: length of the part of the cache to read, which must include the last position.
         """
         batch, new, width = slots.shape
         cos, sin = self.cos[places], self.sin[places]

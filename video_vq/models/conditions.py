@@ -80,7 +80,7 @@ def check_sampling(
     """Check that the seeds, conditions, settings and batch size are valid for the prior.
 
     Raises:
-        InputError: see `TokenSampler.draw`.
+        InputError: a seed, condition, setting or the batch size is invalid.
     """
     config = prior.config
     if not seeds:

@@ -1,7 +1,7 @@
 """Lookup of models by name, in local folders and on the Hugging Face Hub, and upload to the Hub.
 
-Loading a model fetches only config.json and model.safetensors, and never executes or unpickles
-code.
+Loading a model fetches only config.json and model.safetensors, and never unpickles data or executes
+downloaded code.
 """
 
 import re

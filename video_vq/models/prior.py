@@ -117,7 +117,7 @@ def prior_loss(
 def clip_nats(
     nats: Float[Tensor, "b n"], hidden: Bool[Tensor, "b n"] | None
 ) -> Float[Tensor, " b"]:
-    """Return each clip's mean over hidden tokens, or over all tokens if no mask is given."""
+    """Return each clip's mean nats over hidden tokens, or over all tokens if no mask is given."""
     if hidden is None:
         return nats.mean(1)
     return (nats * hidden).sum(1) / hidden.sum(1)

@@ -237,7 +237,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class ParallelSettings:
-    """Settings with which a masked prior draws several tokens at once (Chang et al. 2022, §3.2).
+    """Settings for drawing several tokens at once from a masked prior (Chang et al. 2022, §3.2).
 
     Attributes:
         steps: number of transformer passes per clip. The number of hidden tokens follows a

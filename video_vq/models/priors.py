@@ -1,4 +1,4 @@
-"""Functions that build, load, call and sample priors of either kind."""
+"""Functions that build, load, call and sample from priors of either kind."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The tokenizer that comes with the package, known by the name "starter".
 
-The folder was written by `save_pretrained`, in bfloat16; the folder's sha256.json gives the
+`save_pretrained` wrote the tokenizer's folder, in bfloat16; sha256.json in this folder gives the
 SHA-256 of each file. This module does not import torch.
 """
 

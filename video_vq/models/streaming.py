@@ -35,7 +35,7 @@ def tiles_of_axis(size: int, core: int, margin: int) -> list[Tile]:
         size: length of the axis, in latents.
         core: largest output length of a tile, to which a margin is added at each end of the axis;
             an axis of up to core + 2·margin is a single tile.
-        margin: distance that the receptive field extends beyond the output, in latents.
+        margin: distance by which the receptive field extends beyond the output, in latents.
     """
     length = core + 2 * margin
     if size <= length:
@@ -57,8 +57,8 @@ class TiledStream:
     Args:
         network: encoder or decoder.
         grid_hw: numbers of rows and columns of latents per frame.
-        margin_hw: distance that the receptive field extends beyond a tile, in latents; None for a
-            network that needs whole frames.
+        margin_hw: distances by which the receptive field extends beyond a tile, in rows and columns
+            of latents; None for a network that needs whole frames.
         stride_hw: height and width of a latent in pixels.
         reads_pixels: whether the network maps pixels to latents, rather than latents to pixels.
         causal: whether the network is causal and takes a `Past`, so that chunks can follow each
@@ -115,9 +115,10 @@ def piece_latents(stride_t: int, size_hw: tuple[int, int]) -> int:
 def recut(
     chunks: Iterable[Shaped[Tensor, "..."]], axis: int, first: int, size: int
 ) -> Iterator[Shaped[Tensor, "..."]]:
-    """Regroup a stream into chunks of `first`, then `size` frames; the last may be shorter.
+    """Regroup a stream into one chunk of `first` frames, followed by chunks of `size` frames.
 
-    Buffered frames are copied, so callers may reuse their own buffers.
+    The last chunk may be shorter. Buffered frames are copied, so callers may reuse their own
+    buffers.
     """
     held: list[Tensor] = []
     missing = first

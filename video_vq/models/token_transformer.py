@@ -111,7 +111,7 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
         self._initialise()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TokenTransformer":
-        """Keep rotary tables and action statistics float32 under half(), bfloat16(), double()."""
+        """Move or convert the model, but keep rotary tables and action statistics in float32."""
         buffers = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, buffer in buffers.items():
@@ -196,8 +196,8 @@ class TokenTransformer(Pretrained[PriorConfig, PriorFacts]):
             dropped: mask of the clips whose class and actions are hidden; None hides no conditions.
 
         Raises:
-            InputError: a condition is missing although not dropped for all clips, is not supported
-                by the prior, or has the wrong shape.
+            InputError: a condition is missing but not dropped for all clips, is not supported by
+                the prior, or has the wrong shape.
         """
         device = self.head.weight.device
         if dropped is None:

@@ -104,16 +104,16 @@ class ConvBackboneConfig:
 class TimeSformerConfig:
     """Settings of a transformer encoder and decoder with divided space-time attention.
 
-    The blocks are those of TimeSformer (Bertasius et al. 2021). The defaults are the backbone in
-    the rotation trick paper on BAIR (Fifty et al. 2025, table 11), with no compression in time and
-    16 x 32 x 32 tokens per clip.
+    The blocks are those of TimeSformer (Bertasius et al. 2021). The defaults describe the backbone
+    that the rotation trick paper uses on BAIR (Fifty et al. 2025, table 11), with no compression in
+    time and 16 x 32 x 32 tokens per clip.
 
     Attributes:
         size_thw: numbers of frames, rows and columns of clips; positions are learned, so other
             sizes raise an error.
         patch_thw: size of the pixel box that becomes one token.
         width: number of channels per token.
-        depth: number of blocks in the encoder, and in the decoder.
+        depth: number of blocks, both in the encoder and in the decoder.
         heads: number of attention heads, which must divide the width.
         mlp_width: number of hidden channels of the MLPs.
     """

@@ -1,8 +1,8 @@
 """Features that are enabled by default on GPU models where `make gpu` verified them.
 
-For each GPU model, under PyTorch's name, verified_cards.json lists the features that were correct
-and faster, with the date and versions of the test. On all other GPUs, the plain implementations are
-used. `python scripts/gpu/record.py` writes the file.
+For each GPU model, under the name that PyTorch reports, verified_cards.json lists the features that
+were correct and faster, with the date and versions of the test. On all other GPUs, the plain
+implementations are used. `python scripts/gpu/record.py` writes the file.
 """
 
 import json

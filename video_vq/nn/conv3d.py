@@ -147,8 +147,8 @@ class SubpixelUpsample(nn.Module):
     """A linear map from each position to a box of finer positions (Shi et al. 2016).
 
     The layer starts as nearest-neighbor upsampling. It needs 1/27 of the operations of
-    `NearestUpsample`, whose convolution runs at the finer resolution; subsequent residual blocks
-    mix the positions. Causality is as in `NearestUpsample`.
+    `NearestUpsample`, whose convolution runs at the finer resolution; only subsequent layers
+    exchange information between positions. Causality is as in `NearestUpsample`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride_thw: Thw, causal: bool = False):
@@ -179,7 +179,7 @@ def depth_to_space(x: Video, patch_thw: Thw) -> Float[Tensor, "b d t2 h2 w2"]:
 
 @torch.no_grad()
 def repeat_over_patch(conv: nn.Conv3d, patch_thw: Thw) -> None:
-    """Give all pixels in each `depth_to_space` box the weights of the first pixel.
+    """Give all pixels in each `depth_to_space` box the weights and bias of the first pixel.
 
     The layer then starts as nearest-neighbor upsampling, without a checkerboard pattern (ICNR,
     Aitken et al. 2017).

@@ -71,7 +71,7 @@ class UnitRange:
         self._is_of_levels = True
 
     def look(self, piece: Shaped[Tensor, "..."]) -> None:
-        """Check that a chunk lies in [-1, 1] without NaN, and record the range of the chunk.
+        """Check that all values of a chunk are finite and in [-1, 1], and record their range.
 
         Raises:
             InputError: pixels are out of range, NaN or infinite.
@@ -143,7 +143,7 @@ def check_levels(clips: Num[Tensor, "..."], what: str = "float clips are") -> No
 
     Raises:
         InputError: pixels are out of range, NaN, or appear to lie in another range, or the dtype is
-            boolean or complex; the message gives what was found and advice.
+            boolean or complex; the message gives the range or dtype found.
     """
     if clips.dtype == torch.uint8:
         return

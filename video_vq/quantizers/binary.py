@@ -86,8 +86,8 @@ class BinaryQuantizer(FixedQuantizer):
         dim: number of input and output channels; two linear layers project features to num_bits x
             groups channels and back.
         num_bits: number of bits per code; there are 2^num_bits codes.
-        spherical: True for BSQ, latents and codes on the unit sphere; False for LFQ, raw latents
-            and codes of ±1.
+        spherical: True for BSQ, with latents and codes on the unit sphere; False for LFQ, with raw
+            latents and codes of ±1.
         groups: number of codes per position, each computed from separate channels.
         temperature: temperature of the soft assignment in the entropy loss; see `BinaryConfig`.
         diversity: weight of the entropy loss term that favors equally frequent codes.

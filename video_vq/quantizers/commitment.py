@@ -1,4 +1,4 @@
-"""The commitment loss, on a CPU without the n x d array of squares that `mse_loss` allocates."""
+"""The commitment loss, computed on a CPU without the n x d array of squares of `mse_loss`."""
 
 from typing import Any
 

@@ -27,7 +27,7 @@ def nearest_codes(
     codebook: Float[Tensor, "k e"],
     implementation: Implementation = "auto",
 ) -> Int[Tensor, "n"]:
-    """Return the index of each latent's nearest code; among equally near codes, the lowest.
+    """Return the index of each latent's nearest code, or the lowest index if codes are tied.
 
     Squared Euclidean distances are compared as |c|²/2 − x·c, without the constant |x|², in float32
     with autocast and TF32 off (float64 for float64 latents). For cosine similarity, pass

@@ -61,7 +61,7 @@ class ResidualCodebook(nn.Module):
         return all(bool(book.is_initialized) for book in self._distinct())
 
     def book(self, index: int) -> Codebook:
-        """Return the codebook of the code with this index at each position."""
+        """Return the codebook for the code with the given index at each position."""
         found = self.books[index % len(self.books)]
         assert isinstance(found, Codebook)
         return found
@@ -83,7 +83,7 @@ class ResidualCodebook(nn.Module):
         return levels
 
     def total(self, vectors: list[Float[Tensor, "n d"]]) -> Float[Tensor, "n d2"]:
-        """Add up the levels of each group, coarse to fine, and concatenate the groups."""
+        """Add up the levels of each group, from coarse to fine, and concatenate the groups."""
         groups = self.config.groups
         sums = list(vectors[:groups])
         for index, vector in enumerate(vectors[groups:]):

@@ -12,7 +12,7 @@ from video_vq.quantizers.rows import dot
 def divide_by_rms(
     latents: Float[Tensor, "n d"], rms: Float[Tensor, ""], with_gradient: bool
 ) -> Float[Tensor, "n d"]:
-    """Return e = z / rms.
+    """Return the scaled latents, e = z / rms.
 
     If `with_gradient` is False, the scale is treated as a constant: ∇z = ∇e / rms. Such a scale
     keeps the root mean square of e near 1, although the latents z may still shrink or grow.

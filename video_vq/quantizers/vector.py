@@ -67,7 +67,7 @@ class LookupQuantizer(QuantizerModule, Generic[Settings, Codes]):
     def _estimate(
         self, latents: Tensor, compared: Tensor, q: Tensor, indices: Tensor
     ) -> QuantizedRows:
-        """Apply the gradient estimator; with some settings, q also receives a gradient."""
+        """Apply the gradient estimator; codes receive gradients only through a substitute."""
         substitute = self._substitute(compared, q)
         q = q.detach()
         if substitute is not None:

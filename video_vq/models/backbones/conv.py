@@ -93,7 +93,7 @@ class ConvDecoder(nn.Module):
     def forward(
         self, features: Float[Tensor, "b c lt lh lw"], past: Past | None = None
     ) -> Float[Tensor, "b 3 t h w"]:
-        """Decode to a video without clamping.
+        """Decode features to a video, without clamping.
 
         If `past` is given, decode the next chunk of a stream.
         """
