@@ -39,7 +39,7 @@ class Row(NamedTuple):
     Attributes:
         cells: the cells, one per column.
         note: explanation of the row, shown in a wide last column.
-        below: whether the row is a baseline for the previous row.
+        below: whether the row is a baseline for the nearest score above it.
     """
 
     cells: tuple[str, ...]

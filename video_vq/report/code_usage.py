@@ -12,7 +12,7 @@ Counts = Sequence[int]  # number of occurrences of each code of a level, in any 
 
 
 def counts_of_levels(reconstruction: dict[str, Any]) -> list[list[int]]:
-    """Return the code counts in scores, one list per level; earlier scores have a single level."""
+    """Return a list of code counts per level; scores of earlier versions have a single level."""
     counts = reconstruction["code_counts"]
     return counts if isinstance(counts[0], list) else [counts]
 

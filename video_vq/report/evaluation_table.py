@@ -1,4 +1,4 @@
-"""Writes a comparison of evaluations as a table in Markdown, LaTeX or JSON."""
+"""Formats a comparison of evaluations as a table in Markdown, LaTeX or JSON."""
 
 from typing import Any
 

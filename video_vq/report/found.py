@@ -23,7 +23,7 @@ class Run(NamedTuple):
         identity: kind, config, data, precision, …
         environment: versions, device and command.
         curves: pairs (step, value) by metric name, in logging order; only finite values.
-        num_not_finite: number of logged values omitted from `curves`: not finite or not numbers.
+        num_not_finite: number of logged values that `curves` omits: not finite, or not numbers.
         model: details of the finished model; empty before the end of training.
     """
 
@@ -55,7 +55,8 @@ def find_parts(path: Path) -> Parts:
     """Return the runs and evaluations in a folder and in its direct subfolders.
 
     Raises:
-        InputError: there are no runs or evaluations, or a file is damaged.
+        InputError: the folder does not exist or contains no runs or evaluations, or a file is
+            damaged.
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; name a run folder, or a folder that holds some")

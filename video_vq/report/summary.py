@@ -11,7 +11,7 @@ SMALL = 256
 
 
 def summary(scores: dict[str, Any]) -> str:
-    """Return the scores from `evaluate` as a text table of value, N, name and meaning."""
+    """Return the scores from `evaluate` as a text table with explanations, followed by remarks."""
     table = score_table(scores)
     lines = []
     for row in (Row(table.head), *table.rows):

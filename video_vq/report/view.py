@@ -221,7 +221,9 @@ def _tokenized(info: VideoInfo, painter: CodePainter, films: Films) -> Film:
 
 
 def folder_sections(path: Path, films: Films, reading: Reading) -> list[Section]:
-    """Return the sections of a video folder's page, which shows videos evenly spaced in its list.
+    """Return the sections of the page for a folder of videos.
+
+    The page shows up to `SHOWN` videos, evenly spaced in the list of all videos.
 
     Raises:
         InputError: as for `list_videos`.

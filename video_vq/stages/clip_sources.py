@@ -62,7 +62,7 @@ class StoredClips:
     """The clips of a clip store.
 
     Args:
-        frames_per_latent, latent_frames: the tokenizer's stride in time, and number of latent
+        frames_per_latent, latent_frames: the tokenizer's stride in time, and the number of latent
             frames in a clip.
 
     Attributes:
@@ -116,7 +116,7 @@ class StoredClips:
 
         Args:
             shard: index of the shard.
-            findings: record of the decoding, filled in while the clips are read.
+            findings: record of the decoding, filled in by `RawClips` while the clips are read.
             on_video: function that is called after each video.
         """
         for position in self._members[shard]:
@@ -231,10 +231,11 @@ def too_short(data: Path, chosen: ClipConfig) -> str:
 
 
 def _recipe_of(path: Path, raw: RawVideos) -> FrameRecipe:
-    """Return the recipe of a list; the recipe must match the list's plan and this program.
+    """Return the recipe of a list of raw videos, after checking it against the list's plan.
 
     Raises:
-        InputError: the recipe is damaged or does not match, or the decoder is not installed.
+        InputError: the recipe is damaged, the list was made by a version that decodes different
+            frames, or the decoder is not installed.
     """
     try:
         recipe = FrameRecipe.from_json(raw.recipe)

@@ -48,7 +48,7 @@ class ContinueRequest(Drawing):
         given_frames: number of frames taken from the end of the video, 1 + a multiple of the
             tokenizer's stride in time; None for the largest number that leaves at least half of
             the clip to the model.
-        num: number of continuations, shown side by side in one file.
+        num: number of continuations, shown as a grid in one file.
         reading: settings for reading a frame folder or an array.
     """
 
@@ -192,7 +192,7 @@ def last_frames(
 def marked(
     pictures: UInt8[np.ndarray, "n h w 3"], is_made: bool
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Return images side by side, each below a bar: red for generated frames, otherwise black."""
+    """Tile images into one, each below a bar: red for generated frames, black for given frames."""
     height = pictures.shape[1]
     bar = max(2, height // 16 // 2 * 2)
     below = np.pad(pictures, ((0, 0), (bar, 0), (0, 0), (0, 0)))

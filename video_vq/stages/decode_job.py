@@ -45,7 +45,10 @@ class DecodeJob:
 
 
 def finished_clips(job: DecodeJob) -> ClipStore | None:
-    """Return a job's clip store if finished with the job's plan, else None; see `sealed_plan`."""
+    """Return a job's clip store if it is finished and has the job's plan, else None.
+
+    See `sealed_plan` for the limits of this check.
+    """
     plan = sealed_plan(job.out)
     if plan is None:
         return None

@@ -117,7 +117,7 @@ def encode_clips(
     """Encode clips to tokens; a repeated call resumes an interrupted run.
 
     Args:
-        accelerator: accelerator whose ranks share the shards.
+        accelerator: accelerator among whose ranks the shards are split.
         engine: function that encodes this rank's shards.
 
     Raises:

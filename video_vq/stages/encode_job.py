@@ -58,7 +58,8 @@ def open_source(
         listed: list of the videos if the data are a folder of videos; None otherwise.
 
     Raises:
-        InputError: the data are missing or damaged, or contain no clip.
+        InputError: the data are missing or damaged, a clip store contains no clip, or the decoder
+            of raw videos is not installed.
     """
     facts, frames_per_latent = tokenizer.facts, tokenizer.config.backbone.total_stride_thw[0]
     chosen = replace(job.clips, num_frames=facts.num_frames, stride=facts.stride)
@@ -105,7 +106,7 @@ def header_of_job(
 
 
 def _settings(clips: ClipConfig) -> dict[str, Any]:
-    """Return the settings that determine the windows, except the clip length, as JSON."""
+    """Return the settings that determine the windows, except the clip length and the stride."""
     chosen: dict[str, Any] = {"hop": clips.hop or clips.num_frames * clips.stride}
     if clips.windows != "all":
         chosen = {"windows_rule": clips.windows, "clips_per_video": clips.clips_per_video}
@@ -115,7 +116,10 @@ def _settings(clips: ClipConfig) -> dict[str, Any]:
 
 
 def finished_tokens(job: EncodeJob) -> TokenStore | None:
-    """Return a job's token store if finished with the job's plan, else None; see `sealed_plan`."""
+    """Return a job's token store if it is finished and has the job's plan, else None.
+
+    See `sealed_plan` for the limits of this check.
+    """
     plan = sealed_plan(job.out)
     if plan is None:
         return None

@@ -42,7 +42,7 @@ def fill_clip_store(
     """Make and write the missing clips; a repeated call resumes an interrupted run.
 
     Args:
-        accelerator: accelerator whose ranks share the shards.
+        accelerator: accelerator among whose ranks the shards are split.
         doing: description shown in the progress bar, such as "decoding".
         make: function that yields the clips with the given indices and advances the bar.
 

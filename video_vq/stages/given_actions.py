@@ -55,8 +55,8 @@ def read_actions(
     """Read actions from a clip store (a folder) or a file (.npy or .csv).
 
     Raises:
-        InputError: the prior was trained without actions, or the actions cannot be read or do not
-            fit the prior.
+        InputError: the prior was trained without actions, the actions cannot be read or do not fit
+            the prior, or no video of the split is long enough.
     """
     _require_actions(str(path), prior)
     if path.is_dir():

@@ -86,7 +86,7 @@ class LongSampler:
         assert left <= 0 <= left + window
 
     def _slid(self, tokens: Int[Tensor, "n t h w *level"]) -> Int[Tensor, "n p *level"]:
-        """Return the given tokens of the next window, found from the current window's tokens."""
+        """Return the given tokens of the next window, computed from the current window's tokens."""
         stride = self.length.stride
         # Only the last of these frames is needed, but the decoder depends on the earlier ones.
         clips = decode_grids(

@@ -58,7 +58,10 @@ class FolderOptions:
 
 
 def is_folder_of_files(path: Path) -> bool:
-    """Return whether a path is an array file, or a folder that is no store, finished or not."""
+    """Return whether a path is an array file, or a folder that is not a store.
+
+    An unfinished store also counts as a store.
+    """
     if is_array_file(path):
         return True
     if not path.is_dir() or (path / MANIFEST).exists() or plan_of(path) is not None:

@@ -122,7 +122,11 @@ class _Shown:
                 tick()
 
     def _chunks(self, frames: Iterable[Frame]) -> Iterator[torch.Tensor]:
-        """Yield frames as one-frame videos; repeat the last frame to fill the last clip."""
+        """Yield frames as one-frame videos, padded by repeating the last frame.
+
+        For a causal tokenizer, the padding completes the last latent frame; for any other
+        tokenizer, it completes the last clip.
+        """
         stride_t = self.tokenizer.config.backbone.total_stride_thw[0]
         rest, by = (1, stride_t) if self._causal else (0, self.tokenizer.facts.num_frames)
         number = 0

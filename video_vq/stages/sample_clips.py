@@ -39,12 +39,12 @@ def sample_store(accelerator: Accelerator, job: SampleJob) -> ClipStore:
     the number of threads.
 
     Args:
-        accelerator: accelerator whose ranks share the shards, each of which is one batch.
+        accelerator: accelerator among whose ranks the shards, one batch each, are split.
 
     Raises:
-        InputError: the models or the given frames or actions are missing, damaged or do not match,
-            the class is unknown, or the number or length of the samples is impossible; or as for
-            `fill_clip_store`.
+        InputError: the models, the given frames or the actions are missing or damaged, or do not
+            match; the class is unknown; the number or length of the samples is impossible; or as
+            for `fill_clip_store`.
     """
     prior, tokenizer = load_pair(accelerator, job.prior, job.tokenizer)
     job = job.for_kind(prior.predicts)

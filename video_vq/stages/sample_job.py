@@ -101,7 +101,7 @@ class SampleJob(Drawing):
     samples_per_clip: int = 1
 
     def for_kind(self, kind: PriorKind) -> "SampleJob":
-        """Return the job; for a masked prior, `parallel` defaults to `ParallelSettings()`."""
+        """Return the job, with default `parallel` settings added if a masked prior needs them."""
         if kind == "masked" and self.parallel is None:
             return replace(self, parallel=ParallelSettings())
         return self

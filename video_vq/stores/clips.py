@@ -141,7 +141,7 @@ class ClipStoreWriter(ShardFolder):
                 yield self.record(shard)
 
     def finish(self, num_shards: int, classes: Sequence[str]) -> "ClipStore":
-        """Seal the store: write `skipped.jsonl` and the manifest.
+        """Write `skipped.jsonl` and the manifest, which seals the store, and return the store.
 
         Raises:
             InputError: no video is usable, or two videos have the same id.
@@ -309,7 +309,7 @@ class ClipStore:
             index: index into `videos`.
             start: index of the first frame.
             num_frames: number of frames; None to read to the end of the video.
-            stride: distance between the returned frames, in stored frames.
+            stride: interval between the returned frames, in stored frames.
 
         Raises:
             ValueError: no frames are requested, or not all of them are inside the video.
@@ -320,7 +320,7 @@ class ClipStore:
     def read_array(
         self, name: str, index: int, start: int = 0, num_frames: int | None = None, stride: int = 1
     ) -> np.ndarray:
-        """Return the rows of a per-frame array, such as `actions`, as float32 t ...; see `read`."""
+        """Return rows of a per-frame array, such as `actions`, as float32 (t, ...); see `read`."""
         return self._rows(name, index, start, num_frames, stride)
 
     def _rows(

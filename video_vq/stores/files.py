@@ -1,4 +1,7 @@
-"""Atomic file writes: a temporary file is completed first and then renamed to the final name."""
+"""File formats, hashes and atomic writes.
+
+An atomic write completes a temporary file first and then renames it to its final name.
+"""
 
 import hashlib
 import io

@@ -55,7 +55,7 @@ class _Held:
 
 
 _held: dict[str, _Held] = {}  # by the path of the lock file
-_told: set[str] = set()  # lock files that could not be locked, which has been reported
+_told: set[str] = set()  # lock files that could not be locked, as has been reported
 
 
 def flock(descriptor: int, operation: int) -> None:
@@ -170,7 +170,11 @@ def _file_of(path: Path, single_file: bool) -> str:
 
 
 def _locked(file: str, path: Path, flags: int, operation: int) -> int:
-    """Return the descriptor of a locked file, retrying if another process removes the file."""
+    """Lock a lock file, with retries, and return its descriptor.
+
+    Raises:
+        InputError: another process holds the lock.
+    """
     end = time.monotonic() + PATIENCE_SECONDS
     is_second_try = False
     while True:

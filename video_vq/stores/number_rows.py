@@ -15,8 +15,9 @@ SUFFIXES = (".npy", ".csv")
 def read_rows(path: Path, axes: tuple[int, ...] = (1, 2)) -> Float32[np.ndarray, "*s t n"]:
     """Return an array with one row of numbers per frame.
 
-    A .npy array has one axis (one number per frame), two axes (t n) or three axes (s t n). A .csv
-    file has a row of comma-separated numbers per frame, and may begin with a row of column names.
+    A .npy array has one axis (one number per frame, returned as t 1), two axes (t n), or three axes
+    (s t n) for s sequences. A .csv file has a row of comma-separated numbers per frame, and may
+    begin with a row of column names.
 
     Args:
         path: the .npy or .csv file.

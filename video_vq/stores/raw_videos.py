@@ -162,7 +162,7 @@ def list_raw_videos(
 
 
 def write_raw_videos(path: Path, videos: RawVideos) -> RawVideos:
-    """Write a list to a folder; writing the same list again has no effect.
+    """Write a list to a folder and read it back; writing the same list again has no effect.
 
     Raises:
         InputError: the folder contains other files or another list, or another process is writing

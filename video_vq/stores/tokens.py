@@ -162,7 +162,7 @@ class TokenStoreWriter(ShardFolder):
         return sum(int(self.record(shard)["count"]) for shard in shards)
 
     def finish(self, num_shards: int, videos: Sequence[Video]) -> "TokenStore":
-        """Seal the store: write `skipped.jsonl` and the manifest.
+        """Write `skipped.jsonl` and the manifest, which seals the store, and return the store.
 
         Args:
             num_shards: number of shards, all of which must be committed.
@@ -399,7 +399,7 @@ def usual_rate(videos: Sequence[Video], stride: int) -> float | None:
 
     Args:
         videos: source videos of the clips.
-        stride: distance between the frames of a clip, in video frames.
+        stride: interval between the frames of a clip, in video frames.
     """
     train = [video for video in videos if video.split == "train"]
     rate = commonest_fps(train or videos)

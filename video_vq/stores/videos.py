@@ -20,10 +20,10 @@ class Video:
         id: id of the video, unique in the store.
         label: class name; None for a video without a class.
         split: train, val or test.
-        group: name of the video's group; near-duplicates form a group, which shares a split.
+        group: name of the video's group; near-duplicates form a group, all in the same split.
         num_frames: number of decoded frames.
         fps: frames per second of the stored frames; None if unknown.
-        origin: origin of the video: name and SHA-256 of the source, or the model and seed.
+        origin: origin of the video, such as the name and SHA-256 of its source, or a sample's seed.
         shard, offset: shard that contains the frames, and row of the first frame in the shard; set
             by the writer.
     """

@@ -27,7 +27,7 @@ class Averages:
 
         Args:
             copied_rows: indices of the rows to copy instead of averaging, by tensor name; these
-                rows have changed abruptly (restarted codes).
+                rows have changed abruptly (restarted or redrawn codes).
         """
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1

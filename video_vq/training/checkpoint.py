@@ -1,9 +1,9 @@
-"""Checkpoints to resume from: hashed folders of safetensors and JSON, written atomically.
+"""Checkpoints to resume from: folders of safetensors and JSON files, written atomically.
 
 A folder such as `state/step_0000100/` exists completely or not at all: the files are written and
-fsynced in a temporary folder beside the final path, with `manifest.json`, which lists the files'
-SHA-256, last; the temporary folder is then renamed. Only afterwards are older checkpoints renamed
-and deleted. Nothing is ever unpickled.
+fsynced in a temporary folder beside the final path, the last of them `manifest.json`, which lists
+the SHA-256 of every other file; the temporary folder is then renamed. Only afterwards are older
+checkpoints renamed and deleted. Nothing is ever unpickled.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ Tensors = dict[str, dict[str, Tensor]]  # by file name, then by tensor name
 
 
 class CheckpointFolder(CheckpointFiles):
-    """The checkpoints of one run, which can be written and loaded.
+    """The checkpoints of one run, with methods to save and load them.
 
     Args:
         path: path of the run's folder `state`.
@@ -34,7 +34,7 @@ class CheckpointFolder(CheckpointFiles):
     def save(
         self, step: int, tensors: Tensors, state: dict[str, Any], keep: set[int] | None = None
     ) -> None:
-        """Write a checkpoint; delete older ones except for `keep` and the last two that are intact.
+        """Write a checkpoint, then delete all but the two newest intact ones and those in `keep`.
 
         Args:
             step: number of optimizer steps done.

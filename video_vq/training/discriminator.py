@@ -30,7 +30,7 @@ ANCHOR_DECAY = 0.99  # decay of the LeCam anchors per step, warmed up like the c
 
 
 def check_adversarial(config: AdversarialConfig, precision: str, size_hw: tuple[int, int]) -> None:
-    """Raise if the adversarial loss cannot be used with these frames and this precision.
+    """Raise if the adversarial loss does not support the frame size or the precision.
 
     Args:
         precision: Accelerate's mixed precision: "no", "bf16", "fp16", ….
@@ -54,7 +54,7 @@ def check_adversarial(config: AdversarialConfig, precision: str, size_hw: tuple[
 
 
 class DiscriminatorFigures(NamedTuple):
-    """Means over one step; the LeCam anchors follow the mean logits."""
+    """Metrics of the discriminator, averaged over one micro-batch or one step."""
 
     loss: Tensor
     lecam: Tensor
@@ -156,7 +156,10 @@ class Discriminator:
         self.optimizer.zero_grad()
 
     def numbers(self) -> dict[str, float]:
-        """Return the metrics `discriminator/…` of the last step taken, averaged over all ranks."""
+        """Return the metrics `discriminator/…` of the last step taken, averaged over all ranks.
+
+        The result is empty before the first step of the discriminator.
+        """
         if self._figures is None:
             return {}
         numbers = {

@@ -57,7 +57,7 @@ class StopFlag:
 
 
 def require_even_batch(accelerator: Accelerator, batch_size: int, accumulation: int) -> None:
-    """Raise if the processes cannot share the global batch evenly.
+    """Raise if the global batch cannot be split evenly among processes and micro-batches.
 
     Raises:
         InputError: the batch size is not divisible by accumulation x number of processes.

@@ -86,15 +86,15 @@ def in_todays_settings(identity: Any) -> Any:
 def finished_by_same_command(
     run: Path, kind: Kind, config: dict[str, Any], data_hash: str
 ) -> Path | None:
-    """Return the finished model's folder if the same command would have nothing left to do.
+    """Return the folder of a run's finished model if a training command has nothing left to do.
 
     Args:
         config: resolved configuration as JSON.
         data_hash: content hash of the training store.
 
     Returns:
-        The folder; None if anything differs, is missing or is damaged: training then reports the
-        problem.
+        The folder, or None if a setting differs or anything is missing or damaged; training then
+        reports the problem.
     """
     with suppress(InputError, OSError):
         described = in_todays_settings(read_json(run / RUN, "a run's description").get("identity"))

@@ -38,7 +38,7 @@ class Health:
 
     Attributes:
         loss_spikes, collapses: number of warnings so far.
-        logs: number of logged steps.
+        logs: number of logged steps since the start or the last call of `forget`.
         mean, square: moving averages of the loss and of its square.
         is_collapsed: whether the codebook was collapsed at the last logged step.
     """

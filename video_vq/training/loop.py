@@ -45,8 +45,7 @@ def open_run(
         allowed_changes: settings that a resumed run may change.
 
     Raises:
-        InputError: the folder contains something other than a run, or a run with other settings,
-            or another process is training in the folder.
+        InputError: the folder cannot be used for this run; see `RunFolder`.
     """
     facts = {
         "data": data,

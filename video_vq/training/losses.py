@@ -101,10 +101,9 @@ class TokenizerLosses:
         return torch.stack([self.weight(name, step) * losses[name] for name in losses]).sum()
 
     def discriminator_at(self, step: int) -> Discriminator | None:
-        """Return the discriminator, or None without a discriminator or before `adversarial.start`.
+        """Return the discriminator if there is one and this step trains it; None otherwise.
 
-        The training step trains the returned discriminator; `of_decoded` uses it to compute the
-        adversarial loss.
+        The discriminator is trained, and used in `of_decoded`, from step `adversarial.start` on.
         """
         return self.discriminator if step >= self._config.loss.adversarial.start else None
 
@@ -149,7 +148,7 @@ def temporal_loss(output: Video, target: Video, kind: Literal["l1", "mse"]) -> F
 def perceptual_loss(
     network: StLpips, output: Video, target: Video, frames: Int[Tensor, "b n"]
 ) -> Float[Tensor, ""]:
-    """Return the mean ST-LPIPS of the chosen frames of each clip.
+    """Return the mean ST-LPIPS distance over the chosen frames of all clips.
 
     Args:
         network: frozen perceptual network, through which gradients pass.

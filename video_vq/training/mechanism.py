@@ -40,7 +40,9 @@ def watch(
     quantized: QuantizerOutput,
     accumulation: int,
 ) -> WatchedBatch:
-    """Retain the gradients that `watched_step` needs; call this before the backward pass.
+    """Return a micro-batch for `watched_step`, after requesting the gradients that it needs.
+
+    Call this function after the forward pass and before the backward pass.
 
     Args:
         video: clips of the last micro-batch.

@@ -207,7 +207,7 @@ def score(
     batch_size: int,
     stop: StopFlag,
 ) -> float | None:
-    """Return the bits per token of given weights on fixed grids, which the ranks share.
+    """Return the bits per token of given weights on fixed grids, split among the ranks.
 
     All ranks must call this function. For a masked prior, the result is in bits per hidden token.
 

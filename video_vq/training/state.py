@@ -79,7 +79,7 @@ class TrainingState:
             checkpoint.
         epoch_usage: code usage since the end of the last epoch that was logged.
         skipped_steps: number of steps skipped because a loss or gradient was not finite.
-        bad_in_a_row: number of consecutive steps skipped just before the current step.
+        bad_in_a_row: number of consecutive skipped steps, up to and including the last step.
         best: best finite validation value so far and its step; None if there is no such value yet.
     """
 
@@ -111,7 +111,7 @@ class TrainingState:
         self.best: tuple[float, int] | None = None
 
     def end_step(self, healthy: bool, rhythm: RunConfig, last_step: int) -> None:
-        """Count a step that was taken or skipped.
+        """Count a step that was taken or skipped, and update `validation_is_due`.
 
         Args:
             healthy: whether the step was taken.
@@ -133,7 +133,10 @@ class TrainingState:
             self.best = (value, self.step)
 
     def save_is_due(self, every: int, ending: bool) -> bool:
-        """Return whether a save is due: regularly, at the best validation so far, or at the end.
+        """Return whether to save a checkpoint after this step.
+
+        A checkpoint is due every `every` steps, after the best validation so far, and at the end,
+        unless this step has already been saved.
 
         Args:
             every: number of steps between regular checkpoints.

@@ -1,4 +1,4 @@
-"""Stop requests, by a signal or by the end of the launcher.
+"""Stop requests from signals and from the end of the launcher.
 
 A run listens from the very beginning, so that a signal during start-up is handled like any other.
 This module does not import torch.
@@ -54,7 +54,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def ignore_echo(self) -> None:
-        """Ignore further signals if a stop request has been obeyed and the process is about to end.
+        """Ignore further signals after a stop request; call this when the process is about to end.
 
         Otherwise, Python would remove the handlers shortly before the process exits, and a late
         signal would kill the process.

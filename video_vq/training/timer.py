@@ -38,7 +38,10 @@ class StepTimer:
         self._steps = 0
 
     def numbers(self, batch_size: int, steps_left: int) -> dict[str, float]:
-        """Return phase shares of wall time, clips per second and minutes left; restart the timer.
+        """Return the metrics `time/…` since the last call, and restart the timer.
+
+        The metrics are each phase's share of the wall time, the number of clips per second, and the
+        number of minutes left.
 
         Args:
             batch_size: number of clips (or grids) per step, over all ranks.

@@ -314,7 +314,7 @@ def score(
     stop: StopFlag,
     continuous: bool = False,
 ) -> Validation | None:
-    """Return the scores of given weights on fixed clips, which the ranks share.
+    """Return the scores of given weights on fixed clips, split among the ranks.
 
     All ranks must call this function.
 

@@ -56,8 +56,7 @@ class Trackers:
     Args:
         path: path of the run folder; TensorBoard writes into this folder, and the other trackers
             name the run after it.
-        first_step: number of steps done; TensorBoard drops what an interrupted start logged for
-            later steps.
+        first_step: number of steps done; TensorBoard drops what was logged for later steps.
 
     Raises:
         InputError: a tracker is not installed, or does not start.

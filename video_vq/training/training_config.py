@@ -69,8 +69,8 @@ class RunConfig:
             validation pass scores; the same throughout a run.
         average_decay: decay of the averaged weights; 0 turns averaging off.
         num_workers: number of processes per rank that load data in advance.
-        compile: whether to run encoder and decoder, or the prior, with torch.compile in training
-            steps.
+        compile: whether to use torch.compile for training steps, on the encoder and the decoder of
+            a tokenizer or on a prior.
         checkpoint_activations: whether to recompute activations in the backward pass to save
             memory.
     """
@@ -153,7 +153,7 @@ class TokenizerLossConfig:
         reconstruction: loss on pixels in [-1, 1]: "l1" or "mse".
         reconstruction_weight: weight of the reconstruction loss. "data" is the inverse of the loss
             of predicting the mean of all training pixels: the inverse variance of the pixels for
-            "mse" (VQ-VAE), the inverse mean absolute deviation for "l1".
+            "mse" (VQ-VAE), or the inverse mean absolute deviation for "l1".
         commitment: weight of mean (e − sg(q))²; 0.25 in VQ-VAE.
         codebook: weight of mean (q − sg(e))², used if the codebook is learned by gradient descent.
         entropy: weight of the entropy loss of binary codes (quantizers/quantizer_config.py).

@@ -1,4 +1,4 @@
-"""Validation batches, shared among the ranks, that end early if the run has to stop."""
+"""Validation batches, split among the ranks; iteration ends early if the run has to stop."""
 
 import time
 from collections.abc import Iterator, Sequence
