@@ -1,4 +1,4 @@
-"""Scores of video codecs on the same clips, at the tokenizer's bit budget."""
+"""Scores of video codecs on an evaluation's clips, at the tokenizer's and the prior's bit rates."""
 
 from collections.abc import Mapping
 from typing import Any
