@@ -93,7 +93,7 @@ class Numbering:
 
 
 class NumberedNames(Sequence[str]):
-    """A sequence of names that differ in one number, sorted by the number, at 9 bytes per name.
+    """A sequence of names that differ in one number, sorted by the number, in 9 bytes per name.
 
     Args:
         names: the names, in any order.
