@@ -1,4 +1,4 @@
-"""Chooses clips of videos as a pure function, and reads the chosen clips."""
+"""Chooses clips of videos deterministically from settings and seeds, and reads the chosen clips."""
 
 import hashlib
 from collections.abc import Callable
