@@ -1,4 +1,4 @@
-"""Scores of video codecs on an evaluation's clips, at the tokenizer's and the prior's bit rates."""
+"""Scores of video codecs on the evaluated clips, at the bit budgets of tokenizer and prior."""
 
 from collections.abc import Mapping
 from typing import Any

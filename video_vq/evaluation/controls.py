@@ -149,7 +149,7 @@ class GenerationControls(NamedTuple):
 
 
 def generation_controls(setup: EvaluationSetup, tokens: TokenStore) -> GenerationControls:
-    """Return the FVD of still first frames and of clips from random tokens, and the latter clips.
+    """Return the FVDs of still first frames and of clips from random tokens, with these clips.
 
     All ranks must call this function. Each token is drawn independently; see `draw_per_position`.
     """

@@ -387,7 +387,7 @@ class _Readable(NamedTuple):
 def _read_ahead(
     source: _Source, places: Sequence[int], extractor: Extractor
 ) -> Iterator[_Readable | _Scored]:
-    """Yield clips that a thread reads one batch ahead; a failure is a `_Scored` with a reason."""
+    """Yield clips that a thread reads one batch ahead; yield the reason if a clip is unreadable."""
 
     def read(place: int) -> _Readable | _Scored:
         try:

@@ -326,7 +326,7 @@ def jedi_of(
 
 
 def _errors(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> dict[str, Any]:
-    """Return an FVD's standard error and infinite-N limit; None if clips or videos are too few."""
+    """Return an FVD's standard error and infinite-N limit, or None for too few clips or videos."""
     first, second = grouped(real, protocol), grouped(fake, protocol)
     found: dict[str, Any] = {"fvd_error": None, "fvd_infinity": None}
     if min(len(set(real.groups)), len(set(fake.groups))) >= MIN_VIDEOS:
