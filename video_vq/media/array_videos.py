@@ -31,7 +31,7 @@ _ADDRESS = re.compile(
 
 
 class Address(NamedTuple):
-    """An address in an array file: of all videos, of one array's videos, or of a single video."""
+    """The address of all videos in an array file, of one array's videos, or of a single video."""
 
     file: Path
     member: str | None

@@ -1,6 +1,6 @@
 """Tests a decoder by decoding a known clip in a separate process.
 
-If two versions of FFmpeg conflict, decord can crash or hang, but only in the separate process.
+decord can crash or hang if two versions of FFmpeg conflict; only that process is then lost.
 """
 
 import ctypes
