@@ -1,4 +1,4 @@
-"""Loader of YAML configurations with `base:` files and overrides; an error lists all bad settings.
+"""Loads YAML configurations with `base:` files and overrides; an error lists all bad settings.
 
 The settings dataclasses are defined next to the code that they configure, not in this module.
 """

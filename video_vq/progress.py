@@ -57,7 +57,7 @@ def progress(description: str, total: int | None, unit: str, initial: int = 0) -
 
 class _Lines(tqdm):
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Print a line, unless the line is empty, which tqdm uses to clear the terminal."""
+        """Print a line; ignore the empty line with which tqdm clears the terminal."""
         if msg != "":
             print(self if msg is None else msg, file=self.fp, flush=True)
         return False

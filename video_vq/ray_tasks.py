@@ -127,7 +127,7 @@ def _connect() -> None:
 
 
 def _knock(address: str) -> None:
-    """Raise an OSError if no server answers at host:port, where Ray would wait for minutes."""
+    """Raise an OSError if no server answers at host:port; Ray itself would wait for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "/" not in host:
         socket.create_connection((host, int(port)), KNOCK_SECONDS).close()

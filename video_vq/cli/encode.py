@@ -191,5 +191,5 @@ def _say_made(arguments: argparse.Namespace, store: TokenStore) -> None:
 
 
 def _run_of(tokenizer: Path) -> Path:
-    """Return the run folder that contains a tokenizer folder, or else that tokenizer folder."""
+    """Return the run folder that contains a tokenizer folder, or else the tokenizer folder."""
     return tokenizer.parent if (tokenizer.parent / RUN).is_file() else tokenizer

@@ -44,7 +44,7 @@ def read(arguments: argparse.Namespace) -> "FolderOptions":
     """Return the values of the options that `add` defined.
 
     Raises:
-        InputError: an option was given, but the data are not a folder of videos.
+        InputError: an option was given, but the data are a store or a list of raw videos.
     """
     from video_vq.media.folder import FolderSettings
     from video_vq.stages.raw_folder import FolderOptions, is_folder_of_files

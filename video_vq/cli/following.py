@@ -33,11 +33,15 @@ def verify_words(store: Path) -> tuple[str | Path, ...]:
 
 
 def tokenizer_of(tokenizer_hash: str, near: Iterable[Path]) -> Path:
-    """Return the folder of the tokenizer with a given hash, or ANY_TOKENIZER if it is not found.
+    """Return the value of `--tokenizer` that names the tokenizer with a given hash.
 
     Args:
         tokenizer_hash: hash of the tokenizer's tensors and model config.
-        near: paths whose parent folders are searched.
+        near: paths whose parent folders are searched first.
+
+    Returns:
+        The tokenizer's folder, STARTER for the starter tokenizer, or ANY_TOKENIZER if no tokenizer
+        with this hash was found.
     """
     for path in near:
         candidates: list[Path] = []

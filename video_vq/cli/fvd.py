@@ -168,7 +168,7 @@ def _require_new_file(path: Path, sources: tuple[Path, ...]) -> None:
 
 
 def _with_saved(arguments: argparse.Namespace) -> list[str]:
-    """Return the words of the command that scores the same videos with the saved features."""
+    """Return the words of the command that scores FAKE against the saved features of REAL."""
     words = ["video-vq", "fvd", arguments.save_real, *arguments.fake]
     for name in ("protocol", "frames", "stride", "fps", "max_clips", "network", *READING_OPTIONS):
         value = getattr(arguments, name)

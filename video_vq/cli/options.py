@@ -34,7 +34,7 @@ def add_model(parser: argparse.ArgumentParser, kind: Kind, default: str | None =
 
 
 def add_sampling(parser: argparse.ArgumentParser, classes: str) -> None:
-    """Add the sampling options: class, temperature and the like, seed and precision.
+    """Add the sampling options: class, temperature, top-k, top-p, guidance, seed and precision.
 
     Args:
         parser: parser of the subcommand.
@@ -129,7 +129,9 @@ def add_length(parser: argparse.ArgumentParser, what: str, default: str) -> None
 
 
 def drawing(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of `Drawing` from the options for sampling, masked priors and length.
+    """Return the options for sampling, masked priors, length and actions as fields of `Drawing`.
+
+    `Drawing` is a dataclass in `video_vq.stages.sample_job`.
 
     Raises:
         ConfigError: a number is out of range, or `--window-stride` is given without `--seconds`.

@@ -20,10 +20,10 @@ MAX_THREADS = 4096
 
 
 def go_on_as_recorded(out: Path) -> None:
-    """Set the precision and number of threads recorded in a folder, unless others are requested.
+    """Set the environment variables for precision and threads to the values recorded in a folder.
 
-    Environment variables request other values; `accelerate launch` always sets these variables, by
-    default to precision "no" and one thread.
+    Variables that are already set are kept; `accelerate launch` always sets them, by default to
+    precision "no" and one thread. The number of threads is also kept if torch is already loaded.
 
     Args:
         out: run folder, store or folder of scores, finished or not; the folder may be missing.

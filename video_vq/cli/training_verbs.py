@@ -104,7 +104,7 @@ def run_training(
 ) -> int:
     """Train a model, or only print the plan with `--dry-run`, and return the exit status.
 
-    If an equal run has already finished in the output folder, only report the model.
+    If an equal run has already finished in the output folder, only print the path of its model.
 
     Args:
         arguments: parsed options from `add_options`.

@@ -86,7 +86,7 @@ class ClipDataset(Dataset[ClipItem]):
     """The clips of a clip store, as a map-style dataset for a DataLoader.
 
     Each item is read from the memory-mapped shards on access. An item depends only on the
-    arguments, the epoch and the item's index, and not on ranks or on (forked or spawned) workers.
+    arguments, the epoch and the item's index, not on ranks or on workers, forked or spawned.
 
     Args:
         store: clip store, or the path of a clip store.

@@ -67,7 +67,8 @@ def blank_tokens(
 class ClipSequence(Dataset[tuple[np.ndarray, int]]):
     """Dataset that maps positions in a run's endless sequence of epochs to clips of a split.
 
-    The config determines each clip; a random clip depends on (seed, position).
+    An item is a clip, uint8 t h w 3, with the index of its video in the store, and depends only on
+    the arguments and the position.
     """
 
     def __init__(self, store: ClipStore, split: str, config: ClipConfig, seed: int):
@@ -138,6 +139,7 @@ def training_batches(
     """Return a loader of one rank's micro-batches, which starts at `first_step` in constant time.
 
     Args:
+        first_step, last_step: range of the optimizer steps to load; `last_step` is excluded.
         batch_size: size of the global batch, over all ranks and accumulated micro-batches.
         num_workers: number of processes that read ahead; 0 to read in the training process.
     """

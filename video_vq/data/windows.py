@@ -1,4 +1,4 @@
-"""Chooses clips of videos as a pure function, and reads the chosen clips."""
+"""Chooses clips of videos deterministically from settings and seeds, and reads the chosen clips."""
 
 import hashlib
 from collections.abc import Callable
@@ -36,6 +36,7 @@ def read_window(store: ClipStore, window: Window) -> UInt8[np.ndarray, "t h w 3"
 
     Raises:
         ValueError: the video ends before the clip does, and `short_videos` is "leave_out".
+        InputError: the file that contains the frames is missing or damaged.
     """
     return _cut(store.read, store, window)
 
@@ -70,7 +71,7 @@ def usable_videos(
     """Return the indices of a split's videos that yield at least one clip.
 
     Raises:
-        InputError: no video yields a clip.
+        InputError: the split has no videos, or none of them yields a clip.
     """
     span = (num_frames - 1) * stride + 1
     indices = store.indices(split)
@@ -101,7 +102,7 @@ class EpochClips:
         videos: indices of the videos that yield clips, in the store's order.
 
     Raises:
-        InputError: no video yields a clip.
+        InputError: the split has no videos, or none of them yields a clip.
     """
 
     def __init__(self, store: ClipStore, split: str | None, config: ClipConfig, seed: int):
@@ -208,7 +209,7 @@ def scoring_windows(
         short_videos: treatment of videos shorter than a clip; an extended video yields one window.
 
     Raises:
-        InputError: no video is long enough.
+        InputError: the split has no videos, or none of them is long enough.
     """
     span = (num_frames - 1) * stride + 1
     videos = usable_videos(store, split, num_frames, stride, short_videos)
@@ -236,7 +237,7 @@ def first_windows(
     """Return the window at the start of each video, in the store's order.
 
     Raises:
-        InputError: no video is long enough.
+        InputError: the split has no videos, or none of them is long enough.
     """
     videos = usable_videos(store, split, num_frames, stride, short_videos)
     return [Window(video, 0, num_frames, stride, short_videos) for video in videos]

@@ -21,8 +21,8 @@ def class_accuracy(
 ) -> dict[str, Any] | None:
     """Train a small classifier on the train split, and apply it to held-out clips and samples.
 
-    Compare the accuracy on samples with the accuracy on held-out clips rather than with 1, because
-    the classifier itself makes errors.
+    The accuracy on held-out clips, rather than 1, is the reference for the accuracy on samples,
+    because the classifier itself makes errors.
 
     Args:
         held_out: windows of held-out real clips.

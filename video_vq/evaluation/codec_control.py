@@ -1,4 +1,4 @@
-"""Scores of video codecs on the same clips, at the tokenizer's bit budget."""
+"""Scores of video codecs on the evaluated clips, at the bit budgets of tokenizer and prior."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -255,7 +255,7 @@ def _fvd_cells(
             continue
         try:
             interval = difference_of(real, found, first, protocol).at_n
-        except InputError:  # too few source videos: shown without an interval
+        except InputError:  # too few source videos, or different numbers of samples: no interval
             cells.append(Cell(value))
             continue
         cells.append(Cell(value, interval.low, interval.high))

@@ -1,4 +1,4 @@
-"""Controls that a score must beat: still images, k-means on raw patches, independent tokens."""
+"""Controls that a score must beat: still images, k-means on raw patches, and independent tokens."""
 
 from typing import NamedTuple
 
@@ -149,7 +149,10 @@ class GenerationControls(NamedTuple):
 
 
 def generation_controls(setup: EvaluationSetup, tokens: TokenStore) -> GenerationControls:
-    """Return the FVD of still first frames, and of clips from independently drawn tokens."""
+    """Return the FVDs of still first frames and of clips from random tokens, with these clips.
+
+    All ranks must call this function. Each token is drawn independently; see `draw_per_position`.
+    """
     frozen = setup.real_features("first frames", lambda clip: np.repeat(clip[:1], len(clip), 0))
     train = tokens.read_rows(draw_rows(tokens, "train", PREDICTOR_GRIDS))
     grids = torch.from_numpy(draw_per_position(train, len(setup.windows), SEED))

@@ -1,4 +1,4 @@
-"""Scores a tokenizer and a prior, together with controls, in a single run."""
+"""Scores a tokenizer, a prior and its samples, together with controls, in a single run."""
 
 from collections.abc import Collection
 from functools import partial

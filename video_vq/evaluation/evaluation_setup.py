@@ -25,7 +25,7 @@ class EvaluationSetup:
     """The clips of one evaluation, and everything needed to score them.
 
     Args:
-        accelerator: accelerator whose ranks share the clips.
+        accelerator: accelerator whose ranks divide the clips among themselves.
 
     Attributes:
         store, split, windows: clip store, split and non-overlapping windows of the real clips.

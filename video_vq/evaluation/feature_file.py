@@ -49,7 +49,7 @@ def write_features(path: Path, features: FeatureSet, network: FeatureNetwork, cu
 
 
 def holds_other_tensors(path: Path) -> bool:
-    """Return whether a file is readable, but has a header that does not describe features."""
+    """Return whether a path is a readable safetensors file whose tensors are not features."""
     try:
         with safe_open(path, "numpy") as file:
             return (file.metadata() or {}).get("format") != FORMAT

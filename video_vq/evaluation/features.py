@@ -200,8 +200,8 @@ def features_of(
         split: split of a clip store; None for the test split, or for all videos if there is no test
             split.
         max_clips: maximum number of clips, drawn at random with the seed; None for all clips.
-        accelerator: accelerator whose ranks share the clips, although every rank gets all features;
-            None for a single process.
+        accelerator: accelerator whose ranks divide the clips among themselves; every rank gets all
+            features. None for a single process.
         reading: settings for reading frame folders and arrays.
 
     Raises:
@@ -320,7 +320,10 @@ def _folder_source(path: Path, cut: Cut, seed: int | None, reading: Reading) -> 
 def _score(
     source: _Source, extractor: Extractor, max_clips: int | None, accelerator: Accelerator | None
 ) -> FeatureSet:
-    """Score the clips of a source in rounds, until enough clips are scored or none remain."""
+    """Return the features of a source's clips, at most `max_clips`.
+
+    Unusable clips are replaced with later clips of the source, as long as any remain.
+    """
     scored: list[_Scored] = []
     done, total = 0, len(source.groups)
     wanted = total if max_clips is None else max_clips
@@ -352,7 +355,7 @@ def _score_round(
     rank, ranks = (0, 1)
     if accelerator is not None:
         rank, ranks = accelerator.process_index, accelerator.num_processes
-    # A packed array is unpacked for its first clip, and kept for its other clips if they follow.
+    # A packed array is unpacked only once if its clips are read one after another.
     ordered = places if source.order is None else sorted(places, key=source.order.__getitem__)
     mine = ordered[rank::ranks]
     scored: list[_Scored] = []
@@ -384,7 +387,7 @@ class _Readable(NamedTuple):
 def _read_ahead(
     source: _Source, places: Sequence[int], extractor: Extractor
 ) -> Iterator[_Readable | _Scored]:
-    """Read clips in a thread, one batch ahead; yield a `_Scored` with a reason for each failure."""
+    """Yield clips that a thread reads one batch ahead; yield the reason if a clip is unreadable."""
 
     def read(place: int) -> _Readable | _Scored:
         try:

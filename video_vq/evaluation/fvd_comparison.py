@@ -197,7 +197,8 @@ class FVDComparison:
     Args:
         cut: settings for cutting clips out of videos.
         max_clips: maximum number of clips on each side; None for all.
-        accelerator: accelerator whose ranks share the clips; None for a single process.
+        accelerator: accelerator whose ranks divide the clips among themselves; None for a single
+            process.
         cache: parent folder of all feature caches; None for the default folder.
         reading: settings for reading frame folders and arrays.
     """
@@ -220,7 +221,7 @@ class FVDComparison:
     def read_all(
         self, real: Path, candidates: Sequence[Path], split: str | None = None
     ) -> tuple[FeatureSet, list[FeatureSet]]:
-        """Return the features of all sides; feature files are read before any clip is processed.
+        """Return the features of the real side and of each candidate; feature files are read first.
 
         Args:
             split: split of the real side.
@@ -238,8 +239,9 @@ class FVDComparison:
         """Return the features of a clip store, a folder or file of videos, or a feature file.
 
         Raises:
-            InputError: there are no clips to score; or a feature file was made with another network
-                or other clip settings, lacks features for a protocol, or has fewer than 2 clips.
+            InputError: there are no clips to score; or a feature file is damaged, was made with
+                another network or other clip settings, lacks features for a protocol, or has fewer
+                than 2 clips.
         """
         if is_saved(path):
             found = read_features(path, self.network, self.cut)
@@ -324,7 +326,7 @@ def jedi_of(
 
 
 def _errors(real: FeatureSet, fake: FeatureSet, protocol: FVDProtocol) -> dict[str, Any]:
-    """Return the standard error and infinite-N limit of an FVD, each None if clips are too few."""
+    """Return an FVD's standard error and infinite-N limit, or None for too few clips or videos."""
     first, second = grouped(real, protocol), grouped(fake, protocol)
     found: dict[str, Any] = {"fvd_error": None, "fvd_infinity": None}
     if min(len(set(real.groups)), len(set(fake.groups))) >= MIN_VIDEOS:

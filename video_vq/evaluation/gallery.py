@@ -123,7 +123,7 @@ class Gallery(NamedTuple):
         return rows
 
     def write_sheet(self, out: Path, fps: float | None) -> None:
-        """Write the animation sheet.webp, and sheet.png with a few animation frames stacked."""
+        """Write an animation, sheet.webp, and a few of its frames below each other, sheet.png."""
         rows = self.rows()
         columns = min(len(row) for row in rows.values())
         clips = [clip for row in rows.values() for clip in row[:columns]]

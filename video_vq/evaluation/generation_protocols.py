@@ -66,7 +66,7 @@ def as_scored(protocol: GenerationProtocol, simulated: str | None) -> dict[str, 
     """Return a protocol as JSON, with a remark if the real clips are simulated.
 
     Args:
-        simulated: simulator that made the real clips; None if the clips were recorded.
+        simulated: simulator that made the real clips; None if they are not labeled as simulated.
     """
     told = protocol._asdict()
     if simulated is not None:

@@ -26,7 +26,7 @@ Tensors = dict[str, Tensor]
 SECTIONS = ("target_encoder", "classifier", "model", "module")
 # Prefixes to remove from tensor names.
 WRAPPERS = re.compile(r"^(?:(?:target_encoder|classifier|module|backbone|model|videomae)\.)+")
-# Tensors of the classification head; their names may have consisted of a prefix only.
+# Tensors of the classification head; without its prefix, a name may be only `weight` or `bias`.
 HEAD = re.compile(r"(?:(?:head|linear)\.)?(?:weight|bias)")
 # Tensor names in VideoMAE files from transformers, and the corresponding names by the authors.
 TRANSFORMERS = (

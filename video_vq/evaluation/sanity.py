@@ -35,7 +35,7 @@ Frames = Float[Tensor, "t 224 224 3"]
 # Maps frames, which are already network input, and the clip's seed to the frames to score instead.
 Change = Callable[[Frames, int], Frames]
 
-BLUR = 7  # side in pixels, of 224, of the square over which blurring averages
+BLUR = 7  # side of the square over which blurring averages, in pixels of a 224 x 224 frame
 
 
 def frozen(frames: Frames, seed: int) -> Frames:

@@ -2,7 +2,7 @@
 
 Clips in memory, and clips from frame folders and arrays, are identified by their pixels. Clips from
 video files are identified by the file's bytes and the frame numbers, because hashing decoded
-full-HD frames costs as much as decoding them; a file is decoded only if the clip's features are not
+full-HD frames takes as long as decoding them; a file is decoded only if the clip's features are not
 cached.
 """
 

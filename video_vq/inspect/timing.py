@@ -46,10 +46,10 @@ def measured_time(
 ) -> MeasuredTime | None:
     """Return the estimated duration of a training run on this machine.
 
-    The estimate is based on 15 steps and one validation pass of the actual training run, including
-    data loading, in a temporary folder that is deleted afterwards. The discriminator, if any, is
-    trained from the first step. All processes must call this function; the main process gets the
-    estimate, and the others get None.
+    To measure, `train` runs for 15 steps and one validation pass in a temporary folder that is
+    deleted afterwards; the first 5 steps are not timed. Times include data loading. The
+    discriminator, if any, is trained from the first step. All processes must call this function;
+    the main process gets the estimate, and the others get None.
 
     Args:
         train: training function, `train_tokenizer` or `train_prior`.

@@ -31,7 +31,7 @@ _ADDRESS = re.compile(
 
 
 class Address(NamedTuple):
-    """An address in an array file: of all videos, of one array's videos, or of a single video."""
+    """The address of all videos in an array file, of one array's videos, or of a single video."""
 
     file: Path
     member: str | None
@@ -276,7 +276,7 @@ class ArrayVideo:
         self._frames = frames.transpose([axes.index(axis) for axis in "thwc"])
 
     def digest(self) -> tuple[str, int]:
-        """Return the SHA-256 of type, shape and values (t h w c), and the number of value bytes."""
+        """Return the SHA-256 of type, shape and values (t h w c), and the values' size in bytes."""
         whole = hashlib.sha256(f"{self._header.type_name} {self._frames.shape} ".encode())
         for frame in self._frames:
             whole.update(np.ascontiguousarray(frame).data)

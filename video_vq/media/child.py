@@ -17,7 +17,7 @@ PR_SET_PDEATHSIG = 1
 # decord takes 2.5 GB for 8192x4320, PyAV 0.9 GB.
 MAX_MEMORY_BYTES = 6 << 30
 WatchVideo = Callable[[str, str, float], None]
-"""Called with a video's id, the stage (read, decode or done) and the stage's CPU limit in s."""
+"""Called with a video's id, a stage (read, decode or done) and its limit on CPU time in seconds."""
 
 
 def serve(do: Callable[[dict[str, Any], WatchVideo], dict[str, Any]]) -> None:

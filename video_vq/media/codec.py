@@ -99,7 +99,7 @@ def available_codecs() -> tuple[CodecName, ...]:
 
 
 def code_clip(clip: Clip, codec: CodecName, max_bits: int | float) -> CodedClip:
-    """Return a clip encoded with at most `max_bits` payload bits.
+    """Encode a clip with at most `max_bits` payload bits, and return the decoded result.
 
     The form with the smallest squared error is chosen. If no form fits into `max_bits`, the result
     with the fewest payload bits is returned.

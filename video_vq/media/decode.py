@@ -1,4 +1,4 @@
-"""Decodes a video's frames one after another; PyAV and decord give equal frames.
+"""Decodes a video's frames one after another; for undamaged videos, PyAV and decord agree.
 
 Each frame equals the output of the ffmpeg program with default scaler flags: the stored frame is
 rotated upright according to the display matrix, then converted to RGB at native size. Decoders pad

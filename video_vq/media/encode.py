@@ -317,7 +317,7 @@ def tile(
         gap: number of pixels around each tile.
         scale: integer enlargement factor; pixels are repeated.
         labels: short text above each tile, clipped to the tile width; None for no labels.
-        background: gray level between the tiles, 0 to 255; labels are on white.
+        background: gray level between the tiles, 0 to 255; labels have a white background.
 
     Returns:
         The grid, with an even height and width, as codecs require.

@@ -21,7 +21,7 @@ from video_vq.media.tree import FoundFrames, LeftOut, Tree, size_inside
 
 
 class VideoFinder:
-    """Collects the names and sizes of videos, unusable files and notes for the user.
+    """Collects videos with their names and sizes, unusable files, and notes for the user.
 
     Args:
         root: folder to which all names are relative.
@@ -38,7 +38,11 @@ class VideoFinder:
         self._frames_in: dict[Path, dict[str, FoundFrames]] = {}  # folders with several videos
 
     def add_frames(self, tree: Tree) -> None:
-        """Add the frame folders of a tree."""
+        """Add the frame folders of a tree.
+
+        Raises:
+            InputError: the top folder itself contains frames, so the video has no name.
+        """
         gaps = []
         for name, frames in sorted(tree.frames.items()):
             problem, gap = frames.problem, frames.numbering.gaps()
@@ -89,7 +93,10 @@ class VideoFinder:
             self.notes.append(f"{name}: no videos, and ignored: {told}{more}")
 
     def add_named(self, name: str) -> int | str:
-        """Return the size in bytes of a video named in a table, or why the video is unusable."""
+        """Return the size in bytes of a video named in a table, or the reason why it is unusable.
+
+        Also record arrays and frame folders, for `require_needed` and `finish`.
+        """
         path, real_root = self.root / name, os.path.realpath(self.root)
         try:
             address = parse_address(path)
@@ -140,6 +147,9 @@ class VideoFinder:
 
         Args:
             stand_in_fps: see `FolderSettings`.
+
+        Raises:
+            InputError: the value range of the arrays cannot be inferred.
         """
         if not self.has_frames and not self.arrays:
             return USUAL

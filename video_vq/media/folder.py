@@ -155,7 +155,8 @@ def holds_video(root: Path, extensions: tuple[str, ...] | None) -> bool:
 def is_frame_folder(path: Path, frame_names: str | None = None) -> bool:
     """Return whether a path is a frame folder, which contains images but no video file.
 
-    If `frame_names` has a group `video`, the path must not exist, but its parent folder must.
+    If `frame_names` has a group `video`, the path names a video whose frames are in its parent
+    folder; return whether the parent folder exists and the path itself does not.
     """
     if folder_of_frames(path, frame_names) != path:  # the path ends in a video's name
         return not path.exists() and path.parent.is_dir()

@@ -93,7 +93,9 @@ class Numbering:
 
 
 class NumberedNames(Sequence[str]):
-    """A sequence of names that differ in one number, sorted by the number, at 9 bytes per name.
+    """A sequence of names that differ in one number, sorted by the number.
+
+    Each name takes 9 bytes of memory.
 
     Args:
         names: the names, in any order.

@@ -35,7 +35,7 @@ class FrameRecipe:
     Attributes:
         size_hw: height and width of the frames, in pixels.
         fps: frame rate to convert videos to; None keeps the rate of each video.
-        stride: distance between the frames to keep; used if `fps` is None.
+        stride: number of frames from one kept frame to the next; used only if `fps` is None.
         limits: limits on the size of a video.
         cpu_seconds: CPU time in seconds that a video may take, in addition to time proportional to
             the video's size.
@@ -131,7 +131,7 @@ def open_file(path: str | Path, num_bytes: int, recipe: FrameRecipe, watch: Watc
         path: path of the video.
         num_bytes: size of the video in bytes when the video was listed.
         recipe: settings for converting the video to frames.
-        watch: function that is called at each stage.
+        watch: function that is called at the beginning of each stage.
 
     Raises:
         UnreadableVideoError: the video cannot be used; raised by this call, or on iteration.

@@ -77,11 +77,11 @@ class VideoInfo:
     Attributes:
         path: absolute path of the file.
         file_bytes: size of the file in bytes.
-        container, codec: FFmpeg's names of the container and the codec.
+        container, codec: FFmpeg's names for the container and the codec.
         size_hw: height and width of the frames as shown, after rotation.
         fps: mean frames per second; None if unknown.
-        num_packets: number of compressed frames in the file. An undamaged video decodes to as
-            many frames.
+        num_packets: number of compressed frames in the file; an undamaged video decodes to the same
+            number of frames.
         claimed_frames: number of frames according to the header (too large in AVI headers); None if
             not stated.
         duration_seconds: duration according to the header; None if not stated.
@@ -89,8 +89,8 @@ class VideoInfo:
             stated.
         upright: FFmpeg filters that rotate the stored frames upright, each as (name, argument).
         timestamps: time of each shown frame, in order and in units of `time_base`; None if the file
-            has no timestamps. If times restart or jump, as in joined recordings, each part follows
-            the previous part at the previous part's frame distance.
+            has no timestamps. If times restart or jump, as in joined recordings, each part starts
+            one frame interval of the previous part after the end of that part.
         time_base: seconds per unit of `timestamps`.
         num_parts: number of parts: 1, plus 1 for each restart or jump of the file's own timestamps.
         notes: notes on irregularities found before decoding, and on values that were inferred.
@@ -202,7 +202,8 @@ class CountedPackets:
         """Return the time of each frame, part by part; None if a packet has no time.
 
         Args:
-            rate: frames per second, which determines how long a part with a single frame lasts.
+            rate: frames per second, which gives the frame interval until a part with several frames
+                does; None if unknown.
         """
         distance = max(1, round(1 / (rate * self._time_base))) if rate else 1
         by_decoding = self._is_broadcast and (len(self._parts) > 1 or self._shown_far_off())

@@ -1,4 +1,4 @@
-"""Settings for reading frame folders and arrays, for details that the files do not state."""
+"""Settings for reading frame folders and arrays: details that the files do not state."""
 
 import argparse
 import re

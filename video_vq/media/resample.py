@@ -15,7 +15,7 @@ def frames_at_rate(info: VideoInfo, fps: float, limits: Limits = DEFAULT_LIMITS)
 
     Times are exact fractions, relative to the first frame; of two equally near frames, the earlier
     frame is chosen. Without timestamps, the frames are assumed to be evenly spaced at the file's
-    mean rate. The last frame is assumed to last for the mean distance between frames.
+    mean rate. The last frame is assumed to last for the mean frame interval.
 
     Args:
         info: properties of the video.

@@ -1,6 +1,6 @@
-"""Tests a decoder in a separate process, which must decode a known clip.
+"""Tests a decoder by decoding a known clip in a separate process.
 
-decord can crash or hang if two versions of FFmpeg conflict; then only the separate process is lost.
+decord can crash or hang if two versions of FFmpeg conflict; only that process is then lost.
 """
 
 import ctypes
