@@ -110,7 +110,7 @@ def codes_and_gradient(day: Day, out: Path) -> None:
 
 
 def several_cards(day: Day) -> Figures:
-    """Compare training on all cards, over NCCL or, in a rehearsal, gloo, with training on one."""
+    """Compare training on all cards (over NCCL; gloo in a rehearsal) with training on one."""
     # Another process counted them, because CUDA must not be initialized before this one forks.
     number = day.pick(Results(day.out / "results.json").machine.get("cards", 1), 2)
     if number < 2:

@@ -58,7 +58,7 @@ def rows(heads: list[str], cells: list[list[Any]]) -> list[str]:
 
 
 def done(results: Results, prefix: str) -> Iterator[tuple[str, Figures]]:
-    """Yield the rest of the name, and the results, of each part with a prefix that did not fail."""
+    """Yield the rest of the name, and the results, of each part with a prefix, unless it failed."""
     for name, figures in results.parts.items():
         if name.startswith(prefix) and figures["status"] in ("done", "unfinished"):
             yield name.removeprefix(prefix), figures

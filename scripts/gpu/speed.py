@@ -78,7 +78,7 @@ def known_ceilings(day: Day) -> Figures:
 
 
 def quantizer(day: Day) -> Figures:
-    """Time lookup and backward pass, and the whole step along with vector-quantize-pytorch's."""
+    """Time the lookup, the backward pass and, next to vector-quantize-pytorch's, the whole step."""
     sizes = day.pick(SIZES, [(256, 8, 32)])
     ceiling = known_ceilings(day)
     found = {f"{n}x{d}x{k}": of_size(day, (n, d, k), ceiling) for n, d, k in sizes}

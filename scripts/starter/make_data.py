@@ -1,4 +1,4 @@
-"""Makes the clips that train the starter tokenizer; the same inputs and seed give the same bytes.
+"""Makes the starter tokenizer's clip store; the same inputs and seed give the same bytes.
 
     python scripts/starter/make_data.py VIDEOS PACKAGES --out clips
 

@@ -1,4 +1,4 @@
-"""Plots why latents shrink under the rotation, and how exact the gradients of estimators are.
+"""Plots why latents shrink under the rotation, and how exact the estimators' gradients are.
 
   python scripts/study/mechanism.py rotation.jsonl --out docs/figures/rotation_mechanism.svg
 
