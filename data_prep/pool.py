@@ -101,7 +101,7 @@ class Pool:
 
         Raises:
             InputError: the store cannot be written or has a different plan, the storage does not
-                respond, or workers die repeatedly and no video is the only cause.
+                respond, or workers die repeatedly and no single video is the cause.
         """
         with self._workers as workers:
             shards = [workers.submit(self._prepare, task, on_video) for task in tasks]

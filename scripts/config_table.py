@@ -1,4 +1,4 @@
-"""Writes the table of docs/configs.md: contents, output and costs of the shipped tokenizer configs.
+"""Makes the table in docs/configs.md: sizes and costs of the shipped tokenizer configs.
 
     python scripts/config_table.py           # prints it
     python scripts/config_table.py --write   # puts it into docs/configs.md
@@ -51,7 +51,7 @@ ARMS = {
     "timesformer": ("rotation_l2", "straight_through_l2", "straight_through_raw"),
     "image": ("cosine", "euclidean"),
 }
-FLOPS_PER_SECOND = 300e12  # what is left of an H100's 990e12 in bf16 where all goes well
+FLOPS_PER_SECOND = 300e12  # an optimistic share of an H100's 990e12 in bf16
 MEMORY = 80e9
 
 

@@ -1,9 +1,9 @@
 """Estimates the costs of a million clips in bytes, CPU hours and GPU hours, from measured rates.
 
-It decodes some videos of a list and encodes their clips with a tokenizer of a config's size
-(weights do not affect the time), measuring CPU time on one thread. On a machine with a GPU, the
-tokenizer is timed on the GPU; otherwise, its GPU hours are its counted operations over an assumed
-rate.
+It decodes some videos of a list, and encodes noise with an untrained tokenizer of a config (neither
+weights nor pixels affect the time), measuring CPU time on one thread. On a machine with a GPU, the
+tokenizer is timed on the GPU; otherwise, its GPU hours are its counted operations divided by an
+assumed rate.
 
 Example: `OMP_NUM_THREADS=1 python scripts/cost_model.py LIST --config video64`
 """
@@ -47,7 +47,7 @@ class Decoding(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """Measured or counted costs of one clip in the tokenizer.
+    """Costs of encoding one clip.
 
     Attributes:
         flops: number of floating-point operations.
@@ -168,7 +168,7 @@ def costs(
 
     Args:
         decoding, encoding: the measured costs.
-        frames_per_clip: number of frames of the video that one clip uses up.
+        frames_per_clip: number of video frames that one clip spans.
         clip_bytes: size of the clip's pixels in a clip store.
         grid_bytes: size of the clip's tokens.
         assumed_tflops: assumed rate of a GPU, in 1e12 operations per second, if none was timed.

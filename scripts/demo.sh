@@ -2,7 +2,7 @@
 # From raw files in UCF-101's layout to samples and scores, on two CPU cores in about 10 minutes.
 # Run it again and it only reports: every step goes on where it stopped.
 set -euo pipefail
-# SMOKE=1 runs every step on next to nothing, to see that it runs.
+# SMOKE=1 runs every step in miniature, as a smoke test.
 OUT=${1:-demo}
 VIDEOS=800 SAMPLES=64 TRAIN=()
 if [ "${SMOKE:-0}" = 1 ]; then

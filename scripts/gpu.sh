@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Measure and check everything on this machine's GPU; started again, it goes on (docs/gpu.md).
+# Measure and check everything on this machine's GPU; the same command resumes it (docs/gpu.md).
 #   make gpu                all of it         MINUTES=9 make gpu   begin no part that may end later
-#   SMOKE=1 make gpu        in miniature, on the CPU, to see that it runs
-#   OUT=folder make gpu     results elsewhere than gpu/         ONLY="correct/ speed/sampling"
+#   SMOKE=1 make gpu        in miniature, on the CPU, as a smoke test
+#   OUT=folder make gpu     results in another folder              ONLY="correct/ speed/sampling"
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-gpu}

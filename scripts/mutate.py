@@ -6,7 +6,8 @@
 A mutant is a copy with one changed line: another comparison or operator, a constant off by one, a
 flipped condition, a dropped statement or call, two swapped arguments. It is killed if a test fails
 or the time is up; a survivor shows a line that no test covers, or a change without effect. Error
-messages, annotations and assertions are not changed. The same seed draws the same mutants.
+messages, f-strings, annotations, decorators and assertions are not changed. The same seed draws the
+same mutants.
 
 The tests run in a child process, forked after PyTorch is imported, up to the first failure.
 Expensive tests come last; among the others, those whose file imports the changed file come first.
@@ -64,7 +65,7 @@ OPERATOR = re.compile(
 
 @dataclass(frozen=True)
 class Mutant:
-    """A part of one line and its replacement; columns count bytes."""
+    """A replacement for the bytes from `first` to `last` (exclusive) in one line of a file."""
 
     path: str  # relative to the repository
     line: int
@@ -73,7 +74,7 @@ class Mutant:
     new: str
 
     def apply(self, source: bytes) -> tuple[bytes, str, str]:
-        """Return the changed file, and the line before and after."""
+        """Return the changed source, and the line before and after the change."""
         lines = source.splitlines(keepends=True)
         before = lines[self.line - 1]
         after = before[: self.first] + self.new.encode() + before[self.last :]
@@ -241,7 +242,7 @@ class Recorder:
         self._close = close
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Put expensive tests last and close files first; keep each file together, for fixtures."""
+        """Put expensive tests last and files in `close` first; keep files together for fixtures."""
         files: dict[str, float] = {}
         for item in items:
             file = item.nodeid.split("::")[0]
@@ -326,7 +327,11 @@ def log_of(folder: Path) -> str:
 
 
 def measure(folder: Path, tests: Sequence[str], limit: float) -> dict[str, float]:
-    """Run the tests of the unchanged copy, which must pass; return their durations."""
+    """Run the tests on the unchanged copy, and return their durations.
+
+    Raises:
+        SystemExit: the tests fail or take too long.
+    """
     status, seen = run_tests(folder, tests, Recorder([], {}), limit)
     if status != 0:
         raise SystemExit(

@@ -1,7 +1,7 @@
 """An MkDocs hook that shows each notebook as a page of the documentation.
 
-docs/notebooks/NAME.ipynb becomes the page notebooks/NAME.md. The repository holds no outputs;
-`tests/integration/test_notebooks.py` runs the cells.
+docs/notebooks/NAME.ipynb becomes the page notebooks/NAME.md. Notebooks are committed
+without cell outputs; `tests/integration/test_notebooks.py` runs the cells.
 """
 
 import json

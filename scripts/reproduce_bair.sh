@@ -3,7 +3,7 @@
 #   bash scripts/reproduce_bair.sh DATA OUT       DATA holds softmotion30_44k/{train,test}
 #   NPROC=8 bash scripts/reproduce_bair.sh …      on eight GPUs
 #   SMOKE=1 bash scripts/reproduce_bair.sh …      the same chain on synthetic records in BAIR's
-#                                                 layout, 20 steps a stage: proves that it runs
+#                                                 layout, 20 steps a stage: a smoke test
 # Hours of trainings are the models' FLOPs (docs/configs.md, docs/prior.md; a backward pass is two
 # forward ones) at 300 TFLOP/s: counted, not measured; convolutions of few channels reach less.
 set -euo pipefail

@@ -67,7 +67,7 @@ class LimitedFile(io.BufferedReader):
         self._allowed, self._what = num_bytes, what
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return `size` bytes, or fewer at the end of the file.
+        """Return `size` bytes, or fewer at the end of the file; all remaining bytes without a size.
 
         Raises:
             ArchiveError: the read exceeds the allowed number of bytes.

@@ -220,7 +220,7 @@ def _body(number: int, body: Body) -> str:
 
 
 def _parts(body: Body) -> list[str]:
-    """Return an object's MJCF geoms, which extend to about `half` below the center at most."""
+    """Return an object's MJCF geoms, which extend to at most about `half` below the center."""
     h, colour, kind = body.half, body.colour, 'class="object"'
     pale = tuple(0.5 + 0.5 * value for value in colour)
     match body.kind:

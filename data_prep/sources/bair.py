@@ -1,4 +1,4 @@
-"""Listing and opener for BAIR robot pushing: {train,test}/*.tfrecords, two cameras.
+"""Listing and opener for BAIR robot pushing, which consists of {train,test}/*.tfrecords.
 
 The official tar is read without unpacking: the files in a tar are uncompressed, so a record is a
 byte range of the tar.
@@ -45,7 +45,7 @@ Camera = Literal["aux1", "main"]
 
 @dataclass(frozen=True)
 class BairSettings:
-    """Settings for listing BAIR robot pushing.
+    """Settings for listing the BAIR robot pushing data set.
 
     Attributes:
         camera: name of the camera: aux1 (VideoGPT, tensor2tensor, MAGVIT) or main (SAVP).

@@ -47,7 +47,7 @@ def _rows(
     Args:
         actions: one row per decoded frame.
         chosen: indices of the frames to keep, if a fixed rate is requested; None to use `stride`.
-        stride: distance between the frames to keep.
+        stride: interval between the frames to keep.
     """
     if chosen is None:
         return actions[::stride]

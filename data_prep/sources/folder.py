@@ -1,4 +1,4 @@
-"""Listing of the videos in a folder tree, whose first folders name the labels, or an array file."""
+"""Listing of the videos in an array file, or in a folder tree whose top folders are the labels."""
 
 import os
 from pathlib import Path

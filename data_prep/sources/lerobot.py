@@ -89,7 +89,7 @@ def list_lerobot(root: Path, settings: LerobotSettings) -> Listing:
 
     Args:
         root: folder of the data set.
-        settings: camera and split.
+        settings: camera and split fractions.
 
     Raises:
         InputError: the folder is not a LeRobot v3 data set, pyarrow is not installed, the camera is

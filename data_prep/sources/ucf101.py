@@ -35,7 +35,7 @@ FILE_NAME = re.compile(r"v_(?P<label>\w+)_(?P<group>g\d+)_c\d+\.avi", re.IGNOREC
 
 @dataclass(frozen=True)
 class Ucf101Settings:
-    """Settings for listing UCF-101.
+    """Settings for listing the UCF-101 data set.
 
     Attributes:
         split: number of the official split: 1, 2 or 3.

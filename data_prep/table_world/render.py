@@ -182,7 +182,7 @@ class _Patch:
     def paint(
         self, distance: np.ndarray, colour: Float32[np.ndarray, "3 #n"], light: np.ndarray | float
     ) -> None:
-        """Paint the pixels with a negative signed distance, with antialiased edges.
+        """Paint the pixels whose signed distance is negative, with antialiased edges.
 
         Args:
             distance: signed distance of each pixel from the shape.

@@ -1,4 +1,4 @@
-"""Checks several ranks: two that share one card, and NCCL if there are several cards."""
+"""Checks runs on several ranks: two on one card and, with several cards, one on each over NCCL."""
 
 import json
 import multiprocessing
@@ -27,7 +27,7 @@ UPDATES = 5
 
 
 def on_ranks(number: int, work: Callable[[Day, Path], None], day: Day, out: Path) -> None:
-    """Do the same work in `number` processes that form a process group.
+    """Call `work` in `number` processes, each with the environment of one rank.
 
     Raises:
         RuntimeError: a process failed.
@@ -51,7 +51,7 @@ def on_ranks(number: int, work: Callable[[Day, Path], None], day: Day, out: Path
 def one_rank(
     environment: dict[str, object], work: Callable[[Day, Path], None], day: Day, out: Path
 ) -> None:
-    """Do the work of one rank."""
+    """Call `work` in this process, which becomes one rank."""
     os.environ |= {name: str(value) for name, value in environment.items()}
     torch.set_num_threads(1)
     work(day, out)
@@ -60,7 +60,7 @@ def one_rank(
 
 
 def shared_card(day: Day) -> Figures:
-    """Let two ranks share the first card over gloo, and compare them with a single rank."""
+    """Run two ranks on one card over gloo, and compare their results with those of one rank."""
     folder = day.out / "shared_card"
     for number in (1, 2):
         on_ranks(number, codes_and_gradient, day, folder / str(number))
@@ -110,7 +110,7 @@ def codes_and_gradient(day: Day, out: Path) -> None:
 
 
 def several_cards(day: Day) -> Figures:
-    """Compare training on one card and on all, over NCCL, or over gloo in a rehearsal."""
+    """Compare training on all cards (over NCCL; gloo in a rehearsal) with training on one."""
     # Another process counted them, because CUDA must not be initialized before this one forks.
     number = day.pick(Results(day.out / "results.json").machine.get("cards", 1), 2)
     if number < 2:
@@ -133,7 +133,7 @@ def several_cards(day: Day) -> Figures:
 
 
 def few_steps(day: Day, out: Path) -> None:
-    """Train a few float32 steps as `video-vq train-tokenizer` does."""
+    """Train a few float32 steps as `video-vq train-tokenizer` does, and record the backend."""
     torch.backends.cudnn.allow_tf32 = False
     steps = day.pick(20, 2)
     config = tokenizer_config(

@@ -1,4 +1,4 @@
-"""Checks that a GPU computes correctly, against float64 or float32 on the CPU."""
+"""Checks that a GPU computes correctly, mostly against float64 or float32 on the CPU."""
 
 from collections.abc import Callable
 
@@ -33,7 +33,10 @@ def implementations(day: Day) -> list[Implementation]:
 
 
 def lookup(day: Day) -> Figures:
-    """Compare codes with a float64 argmin; only ties within float32 may differ."""
+    """Compare codes with a float64 argmin, and with the codes found under TF32 and autocast.
+
+    Only codes that are tied within float32 precision may differ from the argmin.
+    """
     checks = {}
     for n, d, k in day.pick(SIZES, SIZES[3:]):
         x, codes = torch.randn(n, d), torch.randn(k, d)
@@ -134,7 +137,11 @@ def in_float64(
 
 
 def fvd(day: Day) -> Figures:
-    """Compare Fréchet distances with a closed form, I3D with the CPU, FVD with published values."""
+    """Check the FVD computation on the device.
+
+    Fréchet distances are compared with a closed form, the output of I3D with its output on the CPU,
+    and FVD with published values.
+    """
     n, d = day.pick((4096, 64), (512, 4))
     x = torch.randn(n, d, dtype=torch.float64, device=day.device)
     a, b = Moments.of(x.cpu().numpy()), Moments.of((2 * x + 1).cpu().numpy())
@@ -201,7 +208,7 @@ def training_step(day: Day) -> Figures:
 def one_step(
     tokenizer: VideoTokenizer, video: Tensor, device: str, dtype: torch.dtype | None
 ) -> tuple[float, Tensor, Tensor]:
-    """Return a step's loss, its gradient in one vector and the codes."""
+    """Return the loss of a forward and backward pass, its gradient as one vector, and the codes."""
     tokenizer.zero_grad()
     video = video.to(device)
     with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
@@ -242,7 +249,7 @@ def layouts(day: Day) -> Figures:
 
 
 class switched_on:  # noqa: N801
-    """A context with only these features on, whatever the record of verified cards says."""
+    """A context in which only the given features are on, whatever the record of cards says."""
 
     def __init__(self, *features: str):
         self.features = features
@@ -260,7 +267,10 @@ class switched_on:  # noqa: N801
 
 
 def streams(day: Day) -> Figures:
-    """Compare encoding and decoding in pieces with those at once, and with the plain decoder."""
+    """Compare encoding and decoding of a stream with those of the whole video.
+
+    `decode` is also compared with a single pass of the decoder.
+    """
     config = tokenizer_config(day, "bair_small")
     torch.manual_seed(0)
     tokenizer = VideoTokenizer(config.model).to(day.device).eval()
@@ -285,7 +295,7 @@ def streams(day: Day) -> Figures:
 
 
 def sampling(day: Day) -> Figures:
-    """Compare tokens drawn with and without CUDA graphs, drawn again, and in another order."""
+    """Check that CUDA graphs, a second draw and another order of the seeds give the same tokens."""
     sizes = day.pick(
         TransformerConfig(width=256, depth=4, heads=4),
         TransformerConfig(width=32, depth=1, heads=2),

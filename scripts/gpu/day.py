@@ -1,4 +1,4 @@
-"""Shared by the parts of a GPU day: settings, results, checks and timing."""
+"""Settings, results, checks and timing, shared by the parts of a GPU day."""
 
 import gc
 import json
@@ -22,13 +22,13 @@ Figures = dict[str, Any]
 
 
 class Day(NamedTuple):
-    """Where the parts run and write.
+    """Output folder, device and scale of a GPU day, a series of measurements on one machine.
 
     Attributes:
-        out: folder of results and data.
+        out: folder for results and data.
         device: "cuda", or "cpu" for a rehearsal.
-        is_smoke: whether to do everything in miniature, to see that it runs; the results mean
-            nothing.
+        is_smoke: whether this is a rehearsal: a miniature smoke test, whose results are
+            meaningless.
     """
 
     out: Path
@@ -41,12 +41,12 @@ class Day(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One measurement, made in a process of its own.
+    """A step of a GPU day, which runs in a separate process.
 
     Attributes:
-        name: "correct/…", "speed/…" or "train/…".
-        work: function that returns results; "unfinished": true in them means that it must be called
-            again.
+        name: name of the form "correct/…", "speed/…" or "train/…".
+        work: function that returns the results; if they contain "unfinished": True, the function
+            must be called again.
         seconds: number of seconds after which its process is killed.
     """
 
@@ -56,7 +56,7 @@ class Part(NamedTuple):
 
 
 class Results:
-    """The machine and the results of each part, in results.json, which is always complete."""
+    """A JSON file with the machine and the results of each part, which is written atomically."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -82,7 +82,7 @@ class Results:
 
 
 def machine(day: Day) -> Figures:
-    """Describe machine and software; this initializes CUDA, so do it in a separate process."""
+    """Return facts about machine and software; call this in a child process: it starts CUDA."""
     found: Figures = {**environment(), "is_smoke": day.is_smoke, "cores": os.cpu_count()}
     del found["command"]
     if day.device == "cuda":
@@ -127,7 +127,7 @@ def wait(day: Day) -> None:
 
 
 def free(day: Day) -> None:
-    """Free unused memory and restart the measurement of the peak."""
+    """Free unused memory, and reset the peak that `peak_gigabytes` returns."""
     gc.collect()
     if day.device == "cuda":
         torch.cuda.empty_cache()

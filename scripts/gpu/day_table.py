@@ -19,7 +19,7 @@ def wrong_checks(results: Results) -> list[str]:
 
 
 def table(results: Results) -> str:
-    """Return the section: the machine, then correctness, speed and training."""
+    """Return the section: the machine, tables of correctness, speed and training, and failures."""
     if not results.parts:
         return f"{HEAD}\n\nNothing was measured yet.\n"
     machine = results.machine
@@ -43,7 +43,7 @@ def table(results: Results) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as text; a float has three significant digits, or no decimals from 1000."""
+    """Return a value as text; floats have three significant digits, or no decimals from 1000 on."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -58,7 +58,7 @@ def rows(heads: list[str], cells: list[list[Any]]) -> list[str]:
 
 
 def done(results: Results, prefix: str) -> Iterator[tuple[str, Figures]]:
-    """Yield the names, without the prefix, and results of the parts of a kind that have any."""
+    """Yield the rest of the name, and the results, of each part with a prefix, unless it failed."""
     for name, figures in results.parts.items():
         if name.startswith(prefix) and figures["status"] in ("done", "unfinished"):
             yield name.removeprefix(prefix), figures

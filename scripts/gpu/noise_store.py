@@ -9,7 +9,7 @@ from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Vid
 
 
 def make_noise_store(path: Path, size: int, num_videos: int, num_frames: int) -> ClipStore:
-    """Write videos of noise, a quarter of them for val.
+    """Return a clip store of noise videos, one in four for val, which is written if it is missing.
 
     Args:
         path: path of the store; an existing one is reused.

@@ -1,9 +1,8 @@
-"""Simulated pushing, rendered here or elsewhere, and training on it in pieces that resume.
+"""Rendering of simulated pushing, and training on it in pieces that can be resumed.
 
     python scripts/gpu/pushing.py gpu/pushing.tar.xz [--episodes 400]
 
-writes a store to copy to a machine without MuJoCo, where the parts look for it in their output
-folder.
+writes a packed clip store; a GPU day on a machine without MuJoCo unpacks it from the output folder.
 """
 
 import argparse
@@ -29,11 +28,11 @@ TARGET_PSNR = 30.0  # of the validation clips; the CPU's 33 minutes gave 27.2
 PIECE_SECONDS = 330  # of training; compiling, a validation and saving take extra time
 PIECE_LIMIT = 470
 ARM_STEPS = 3000
-SPEED = "time/clips_per_second"  # of a line of the log
+SPEED = "time/clips_per_second"  # key in a line of the log
 
 
 def make_clips(day: Day) -> Figures:
-    """Unpack the packed store or render the clips, unless they exist; return facts about them."""
+    """Unpack or render the clips unless they exist; return their number and the store's hash."""
     clips, packed = day.out / "clips", day.out / PACKED
     if not (clips / "manifest.json").exists():
         if packed.exists():
@@ -51,7 +50,7 @@ def unpack(packed: Path, out: Path) -> None:
 
 
 def render(out: Path, episodes: int, test_episodes: int) -> None:
-    """Simulate pushing and prepare its clips.
+    """Simulate pushing, and prepare a clip store from it.
 
     Raises:
         RuntimeError: `data-prep` fails, for example because MuJoCo or a graphics driver is missing.
@@ -70,7 +69,7 @@ def train_piece(day: Day, name: str, changes: tuple[str, ...]) -> Figures:
     """Start or resume a run on the clips, until it is finished or the piece's time is up.
 
     Returns:
-        The curve and the speed so far; "unfinished" is true if another piece is needed.
+        The numbers in the log so far, and "unfinished": whether another piece is needed.
     """
     run = day.out / "runs" / name
     config = tokenizer_config(day, "bair_small", *changes)

@@ -1,6 +1,6 @@
-"""Copies the results of a GPU day into the docs and into the record of features that are on.
+"""Copies the results of a GPU day into the docs and into the record of enabled features.
 
-    python scripts/gpu/record.py gpu/results.json   # adds or replaces a kind of card
+    python scripts/gpu/record.py gpu/results.json   # adds or replaces the results of a card
     python scripts/gpu/record.py                    # rewrites the passages of the docs
 
 The results go to docs/gpu_results.json. Two things are derived from it: all passages of the docs
@@ -99,7 +99,7 @@ def having(cards: Cards, prefix: str) -> Cards:
 
 
 def sentence(prefix: str, unmeasured: str, link: str) -> Callable[[Cards], str]:
-    """Return a function that writes on which cards some parts were measured, if on any.
+    """Return a function that states in a sentence on which cards some parts were measured.
 
     Args:
         prefix: beginning of the names of the parts.
@@ -125,7 +125,7 @@ def ranks(cards: Cards) -> str:
 
 
 def switched_on(cards: Cards) -> str:
-    """Return a sentence for each card that names its features that are on by default."""
+    """Return a sentence for each card, naming the features that are on by default."""
     if not cards:
         return "No card is in the record yet, so the plain implementations are used everywhere."
     return " ".join(
@@ -179,7 +179,7 @@ def with_passages(page: str, cards: Cards) -> str:
 
 
 def write(cards: Cards) -> None:
-    """Write the record, the passages and the features to switch on."""
+    """Write the results, the record of enabled features, and the passages of the docs."""
     if cards:
         held = {
             name: {"machine": found.machine, "parts": found.parts} for name, found in cards.items()

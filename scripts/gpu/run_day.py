@@ -1,9 +1,9 @@
-"""Runs a GPU day: every part once, in its own process; started again, it continues.
+"""Runs a GPU day: every part once, each in its own process; the same command resumes it.
 
     python scripts/gpu/run_day.py OUT [--smoke] [--minutes 9] [--only correct/ speed/sampling]
 
-`make gpu` calls it. Each part's results are in OUT/results.json before the next begins. A part
-that failed or exceeded its time is tried again by the next start; a finished one is not.
+`make gpu` calls it. Each part's results are written to OUT/results.json before the next begins.
+When resumed, the day repeats parts that failed or exceeded their time limit, but no finished parts.
 """
 
 import argparse
@@ -28,7 +28,7 @@ FORK = multiprocessing.get_context("fork")  # children inherit the imports, and 
 
 
 def child(work: Part, day: Day, answer: Connection) -> None:
-    """Do a part in this process, in a new process group, and send the results or the error."""
+    """Do a part in this process, in a new session, and send the results or the error."""
     os.setsid()
     log = day.out / "logs" / f"{work.name.replace('/', '-')}.log"
     log.parent.mkdir(exist_ok=True)
@@ -43,7 +43,7 @@ def child(work: Part, day: Day, answer: Connection) -> None:
 
 
 def perform(part: Part, day: Day) -> Figures:
-    """Do a part in a child, up to its time limit; return its results, or how it failed."""
+    """Do a part in a child process, up to its time limit; return its results, or how it failed."""
     ours, theirs = FORK.Pipe()
     process = FORK.Process(target=child, args=(part, day, theirs))
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Measures speed beside its lower bound: the card's ceilings first, then part by part."""
+"""Measures the card's peak rates, and compares the time of each part with a lower bound."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ SIZES = [(16384, 256, 1024), (65536, 64, 1024), (16384, 16, 8192), (4096, 256, 1
 
 
 def ceilings(day: Day) -> Figures:
-    """Measure the card's rates for products, copies and launches; all floors follow from them."""
+    """Measure the card's rates of matrix products and copies, and its time per kernel launch."""
     side = day.pick(8192, 128)
     found: Figures = {}
     kinds: dict[str, tuple[torch.dtype, str]] = {
@@ -78,7 +78,7 @@ def known_ceilings(day: Day) -> Figures:
 
 
 def quantizer(day: Day) -> Figures:
-    """Time the lookups, the backward pass, and a whole step beside vector-quantize-pytorch's."""
+    """Time the lookup, the backward pass and, next to vector-quantize-pytorch's, the whole step."""
     sizes = day.pick(SIZES, [(256, 8, 32)])
     ceiling = known_ceilings(day)
     found = {f"{n}x{d}x{k}": of_size(day, (n, d, k), ceiling) for n, d, k in sizes}
@@ -86,10 +86,11 @@ def quantizer(day: Day) -> Figures:
 
 
 def of_size(day: Day, size: tuple[int, int, int], ceiling: Figures) -> Figures:
-    """Return the times of a quantizer's parts, and of its whole step beside the peer's.
+    """Return the times of a quantizer's parts, their floors, and the figures of `against_peer`.
 
     Args:
         size: numbers of latents, dimensions and codes.
+        ceiling: the rates from `ceilings`.
     """
     n, d, k = size
     x, codes = torch.randn(n, d, device=day.device), torch.randn(k, d, device=day.device)
@@ -124,7 +125,7 @@ def has_peer() -> bool:
 
 
 def against_peer(day: Day, size: tuple[int, int, int]) -> Figures:
-    """Return median times and peak memory of our training step and the peer's, timed in turns."""
+    """Return median times and peak memory of our and the peer's steps; {} without the peer."""
     if not has_peer():
         return {}
     from quantizer import CONTENDERS, make_step  # scripts/bench/quantizer.py imports the peer
@@ -147,7 +148,7 @@ def against_peer(day: Day, size: tuple[int, int, int]) -> Figures:
 
 
 def sampling(day: Day) -> Figures:
-    """Time sampling at several batch sizes, with and without CUDA graphs, beside its floor."""
+    """Time sampling at several batch sizes, with and without CUDA graphs, and compute its floor."""
     ceiling = known_ceilings(day)
     sizes = day.pick(
         TransformerConfig(width=576, depth=8, heads=9),
@@ -173,7 +174,7 @@ def sampling(day: Day) -> Figures:
 def sampling_floor(
     day: Day, prior: Prior, batch: int, dtype: torch.dtype, ceiling: Figures
 ) -> float:
-    """Return the least number of milliseconds in which a batch of clips can be sampled.
+    """Return a lower bound on the time in which a batch of clips can be sampled, in milliseconds.
 
     Each step reads the weights and the cache once and computes its products; only the slower of
     reading and computing counts.
@@ -204,7 +205,12 @@ def fvd(day: Day) -> Figures:
 
 
 def loading(day: Day) -> Figures:
-    """Train on noise with 0, 2 and 8 data workers; return the share of time spent on data."""
+    """Train on noise with 0, 2 and 8 data-loading workers.
+
+    Returns:
+        For each number of workers, the share of the step spent on loading data, and clips per
+        second.
+    """
     folder = day.out / "loading"
     make_noise_store(
         folder / "clips", size=day.pick(64, 16), num_videos=day.pick(256, 8), num_frames=30

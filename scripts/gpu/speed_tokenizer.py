@@ -1,4 +1,4 @@
-"""Times training, encoding and decoding on the GPU for every shipped config, beside the peak."""
+"""Times training, encoding and decoding with a config, and compares them with the bf16 peak."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from video_vq.training.losses import reconstruction_loss
 from video_vq.training.optimizer import make_optimizer
 from video_vq.training.training_config import TokenizerTrainingConfig
 
-SHARE = 0.4  # of the card's memory that a timed batch may take, by the figure of `--dry-run`
+SHARE = 0.4  # of the card's memory that a timed batch may take, as estimated by `--dry-run`
 MOST_CLIPS = 64
 
 
@@ -120,7 +120,7 @@ def coding_figures(
     batch: int,
     size: tuple[int, int, int],
 ) -> Figures:
-    """Return frames/s of encoding and decoding, and their frames/s at the measured bf16 peak."""
+    """Return frames/s of encoding, of decoding and, at the measured bf16 peak, of both together."""
     tokenizer, video = ready(day, config, batch, size)
     tokenizer.eval()
     found: Figures = {}

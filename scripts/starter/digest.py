@@ -1,8 +1,8 @@
-"""Repeats the first steps of the starter's training, and compares the digest with the record.
+"""Repeats the first steps of the starter's training, and compares the digest with the recorded one.
 
     OMP_NUM_THREADS=1 python scripts/starter/digest.py CLIPS
 
-The learning rate of these steps is that of the whole run, which is constant until its final decay.
+These steps have the same learning rates as in the whole run, whose decay begins later.
 The digest is the hash of the trained model; it depends on torch, the processor and the precision.
 """
 
@@ -43,11 +43,11 @@ def main() -> None:
 
 
 def digest_of(clips: Path, *settings: str) -> str:
-    """Train a starter tokenizer for the first `STEPS` steps, and return its hash.
+    """Train a starter tokenizer for `STEPS` steps, and return its hash.
 
     Args:
         clips: path of the clip store.
-        settings: further settings of the config, for a trial.
+        settings: additional config settings, for experiments.
     """
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "run"

@@ -1,4 +1,4 @@
-"""Puts a trained starter tokenizer into the package: bfloat16 weights, card, recipe and sha256.
+"""Puts a trained starter tokenizer into the package: bfloat16 weights, card, recipe and hashes.
 
 python scripts/starter/export.py RUN
 """
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Write the starter's folder."""
+    """Write the starter's folder in the package."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="run folder of the training")
     arguments = parser.parse_args()

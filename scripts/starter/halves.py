@@ -1,4 +1,4 @@
-"""Cuts a video into a clip store: its first two thirds to train on, the last third for validation.
+"""Cuts a video into a clip store: the first two thirds for train, the last third for val.
 
 python scripts/starter/halves.py VIDEO --out clips
 """
@@ -18,7 +18,7 @@ PIECE = 12  # frames
 
 
 def main() -> None:
-    """Write the store."""
+    """Cut the video into pieces, and write them to a clip store."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("video", type=Path)
     parser.add_argument("--out", type=Path, required=True)

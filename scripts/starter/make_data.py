@@ -1,4 +1,4 @@
-"""Makes the starter tokenizer's clips; the same inputs and seed give the same bytes.
+"""Makes the starter tokenizer's clip store; the same inputs and seed give the same bytes.
 
     python scripts/starter/make_data.py VIDEOS PACKAGES --out clips
 
@@ -39,7 +39,7 @@ PICTURE_ENDS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def main() -> None:
-    """Make the store, or say why it cannot be made."""
+    """Make the clip store, or exit with the reason why it cannot be made."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def make(arguments: argparse.Namespace, scratch: Path) -> ClipStore:
-    """Write all shards, one for each kind of clip, and seal the store."""
+    """Write all shards, one for each kind of clip, and return the finished store."""
     counts = {kind: math.ceil(count * arguments.share) for kind, count in COUNTS.items()}
     listed = json.loads((Path(__file__).parent / "pictures.json").read_text())
     trained_on, held_out = footage_of(arguments.videos)
@@ -101,7 +101,7 @@ def _named(kind: str, split: str, clips: Iterator[np.ndarray]) -> Iterator[Prepa
 
 
 def footage_of(videos: Path) -> tuple[list[Path], list[Path]]:
-    """Return the footage below a folder: videos to train on, and held-out videos.
+    """Return the paths of the training videos and of the held-out videos below a folder.
 
     Raises:
         InputError: there is no footage.
@@ -151,7 +151,7 @@ def _generator(seed: int, kind: str, number: int) -> np.random.Generator:
 
 
 def read_footage(path: Path) -> tuple[np.ndarray, float]:
-    """Return a video's frames, with a short side of at most SHORT_SIDE, and the frame rate."""
+    """Return a video's frames, with a short side of at most SHORT_SIDE, and its frame rate."""
     frames: list[np.ndarray] = []
     info = probe(path)
     stream = FrameStream(info)
@@ -166,7 +166,7 @@ def read_footage(path: Path) -> tuple[np.ndarray, float]:
 
 
 def crop(frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Cut a box (left, top, side) from each frame, and scale it to SIZE."""
+    """Cut a square (left, top, side) out of each frame, and scale it to SIZE x SIZE pixels."""
     cut = []
     for frame, (left, top, side) in zip(frames, boxes, strict=True):
         box = (left, top, left + side, top + side)
@@ -176,7 +176,7 @@ def crop(frames: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def held_out_crops(paths: list[Path], seed: int) -> Iterator[np.ndarray]:
-    """Yield crops of the held-out videos, as if these had a short side of VAL_SIDE pixels."""
+    """Yield random crops of the held-out videos, scaled as if their short side were VAL_SIDE."""
     for path in paths:
         frames, _ = read_footage(path)
         height, width = frames.shape[1:3]
@@ -190,7 +190,7 @@ def held_out_crops(paths: list[Path], seed: int) -> Iterator[np.ndarray]:
 
 
 def real_crops(paths: list[Path], count: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield crops of real footage at many scales, about equally many of every kind."""
+    """Yield crops of real footage at many scales, about equally many from each folder."""
     kinds = sorted({path.parent.name for path in paths})
     for path in paths:
         alike = sum(other.parent.name == path.parent.name for other in paths)
@@ -200,7 +200,7 @@ def real_crops(paths: list[Path], count: int, seed: int) -> Iterator[np.ndarray]
 
 
 def real_crop(frames: np.ndarray, fps: float, random: np.random.Generator) -> np.ndarray:
-    """Return a random clip; in half of all cases, the one of two candidates with more motion."""
+    """Return a random crop; in half of all cases, the one of two candidates with more motion."""
     height, width = frames.shape[1:3]
     short = min(height, width)
     candidates = []
@@ -231,7 +231,7 @@ def _picture(path: Path) -> list[Image.Image]:
 
 
 def _stamps(paths: list[Path], number: int = 60) -> list[Image.Image]:
-    """Return cut-out objects, picked evenly from the list and scaled to fit into 200x200 pixels."""
+    """Return cut-out objects, picked evenly from the list and scaled down to fit 200x200 pixels."""
     pictures = []
     for path in paths[:: max(1, len(paths) // number)]:
         picture = Image.open(path).convert("RGBA")
@@ -290,7 +290,7 @@ def fade_clips(backgrounds: list[Path], count: int, seed: int) -> Iterator[np.nd
 
 
 def simulated(scratch: Path, kind: str, share: float, seed: int) -> Iterator[np.ndarray]:
-    """Yield the first and the last clip of each simulated video, made by data-prep."""
+    """Simulate videos with data-prep, and yield the first and the last clip of each."""
     raw, out = str(scratch / f"{kind}-raw"), str(scratch / f"{kind}-clips")
     number = str(max(8, math.ceil((EPISODES if kind == "arm" else PUSHING_VIDEOS) * share)))
     seeded = ["--seed", str(seed), "--workers", "1", "--quiet"]

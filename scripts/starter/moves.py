@@ -1,4 +1,4 @@
-"""Clips drawn from still pictures: camera moves, objects in front, text, edges, noise and fades."""
+"""Synthetic clips: camera moves over pictures or drawn pages, moving objects, noise and fades."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:!?"
 
 
 def pyramid(picture: Image.Image) -> list[Image.Image]:
-    """Return copies of a picture at the sizes of SHORT_SIDES, with mirrored borders."""
+    """Return copies of a picture scaled down to SHORT_SIDES, with mirrored borders.
+
+    A picture below the smallest size is scaled up to this size.
+    """
     levels: list[Image.Image] = []
     for short in SHORT_SIDES:
         scale = short / min(picture.size)
@@ -29,7 +32,7 @@ def pyramid(picture: Image.Image) -> list[Image.Image]:
 def camera_move(
     levels: Sequence[Image.Image], random: np.random.Generator, num_frames: int, size: int
 ) -> np.ndarray:
-    """Pan, zoom and turn a camera over a picture; a fifth of the cameras stand still.
+    """Film a picture with a camera that pans, zooms and turns, or stands still in one clip of five.
 
     Args:
         levels: the picture's copies, from `pyramid`.
@@ -40,7 +43,7 @@ def camera_move(
     largest = min(levels[-1].size) - 2 * BORDER
     short = math.exp(random.uniform(math.log(72), math.log(max(73, largest))))
     level = next((one for one in levels if min(one.size) - 2 * BORDER >= short), levels[-1])
-    zoom = (min(level.size) - 2 * BORDER) / short  # pixels of the copy for a pixel of the clip
+    zoom = (min(level.size) - 2 * BORDER) / short  # pixels of the copy per pixel of the clip
     half = size / 2 * zoom
     low, high = BORDER + half, np.array(level.size) - BORDER - half
     centre = low + random.uniform(0, 1, 2) * np.maximum(high - low, 0)

@@ -3,8 +3,8 @@
     python scripts/starter/score.py VIDEOS --out scores                       # codecs, once
     python scripts/starter/score.py VIDEOS --out scores --tokenizer starter
 
-Clips have 49 frames, not 9 as in training: a causal tokenizer spends a whole latent frame on the
-first frame, so such clips cost 0.0497 bits per pixel, and longer videos cost less.
+Clips have 49 frames, not 9 as in training. A causal tokenizer spends a whole latent frame on the
+first frame, so longer clips cost fewer bits per pixel: 0.0497 for 49 frames, 0.0625 for 9.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def evaluate(name: str, clips: Path, out: Path) -> None:
 
 
 def codec_scores(store: ClipStore, codec: CodecName) -> dict[str, float]:
-    """Return the number of clips that an evaluation scores, and a codec's mean scores and bits."""
+    """Code the clips that an evaluation scores; return their number, mean scores and mean bits."""
     found = []
     for window in scoring_windows(store, "test", NUM_FRAMES, 1, None, 0):
         clip = store.read(window.video, window.start, NUM_FRAMES)

@@ -1,4 +1,4 @@
-"""Draws why latents shrink under the rotation, and what this costs.
+"""Plots why latents shrink under the rotation, and how exact the estimators' gradients are.
 
   python scripts/study/mechanism.py rotation.jsonl --out docs/figures/rotation_mechanism.svg
 

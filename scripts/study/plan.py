@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from video_vq.config import STRICT
 
 Settings = tuple[str, ...]
-TUNING = "tuning"  # parts whose names begin so choose rates and are not scored
+TUNING = "tuning"  # parts with this prefix choose learning rates and are not scored
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,8 +51,8 @@ class Part:
         regimes, optimizers, arms: names of the regimes, optimizers and arms.
         seeds: seeds of the weights, the order of the data, the restarts, the prior and the
             samples; runs with the same seed are paired.
-        rates: learning rates of the tokenizer, or "tuned": for each regime, optimizer and arm the
-            rate that was best on the val split in the parts named "tuning…".
+        rates: learning rates of the tokenizer; or "tuned" for the rate that was best on the val
+            split in the parts named "tuning…", for each regime, optimizer and arm.
         last: last model to train; "prior" also makes tokens and samples. Scores follow, except in
             parts named "tuning…".
     """
@@ -162,9 +162,9 @@ def tuned_rate(run: Run, results: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the rate of the tuning run with the best validation PSNR.
 
     Args:
-        run: a run whose rate has to be chosen; the tuning runs must share its regime, optimizer
-            and arm.
-        results: all results so far.
+        run: a run whose rate has to be chosen.
+        results: all results so far; those of tuning runs count if they share the run's regime,
+            optimizer and arm.
 
     Returns:
         The rate; None until such a tuning run has finished.

@@ -1,7 +1,7 @@
 """Runs a study: every run of its plan once, with all results in one file.
 
-Started again, it continues. A failed run also counts as a result, and a stopped run continues where
-its stages stopped. Example:
+The same command resumes a study. A failed run also counts as a result, and a stopped run continues
+where its commands stopped. Example:
 
   python scripts/study/run.py scripts/study/rotation.yaml --out runs/study --results rotation.jsonl
 
@@ -35,7 +35,7 @@ LAST_WORDS = 2000  # characters of what a failed command said
 
 
 class Results:
-    """A file of JSON lines, one per finished or failed run; a line is complete or absent."""
+    """A file of JSON lines, one per finished or failed run, which is written atomically."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -105,7 +105,7 @@ def perform(
 
 
 def without_lists(scores: Any) -> Any:
-    """Return scores without the keys in `LONG`, at any depth: entries per clip or per code."""
+    """Return scores without the lists per clip or per code: the keys in `LONG`, at any depth."""
     if not isinstance(scores, dict):
         return scores
     return {key: without_lists(value) for key, value in scores.items() if key not in LONG}
@@ -144,7 +144,7 @@ def gpus() -> list[str]:
 
 
 def environments(plan: plans.Plan, jobs: int | None) -> list[dict[str, str]]:
-    """Return the environment variables of each concurrent run."""
+    """Return the environment variables for each of the concurrent runs."""
     base = {**os.environ, "ACCELERATE_MIXED_PRECISION": plan.precision}
     if found := gpus():
         places = (found[index % len(found)] for index in range(jobs or len(found)))

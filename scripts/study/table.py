@@ -2,8 +2,8 @@
 
   python scripts/study/table.py scripts/study/rotation.yaml rotation.jsonl --picture rotation.svg
 
-Differences are between runs with the same seed, an arm minus the reference arm; the interval is
-Student's t at 95 % over seeds. There is no correction for the number of arms.
+Differences are between runs with the same seed, an arm minus the reference arm, with the half width
+of the 95 % interval of Student's t over seeds. There is no correction for the number of arms.
 """
 
 import argparse
@@ -167,7 +167,7 @@ def rates_table(plan: plans.Plan, results: Sequence[Result]) -> str:
 
 
 def picture(plan: plans.Plan, results: Sequence[Result], path: Path) -> None:
-    """Draw PSNR over bits per clip, with a panel for each world, regime and optimizer."""
+    """Plot PSNR against bits per clip, with a panel for each world, regime and optimizer."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
