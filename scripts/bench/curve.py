@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from quality_report import COLOURS, line, text
 
-WIDTH, HEIGHT = 640, 420
+HEIGHT, NAMES = 420, 180  # in pixels; NAMES is the width of the column of names
 LEFT, RIGHT, TOP, BOTTOM = 70, 610, 50, 360
 
 
@@ -44,12 +44,13 @@ def curve_picture(curves: Mapping[str, Sequence[Point]], x: Axis, y: Axis, title
         title: title of the picture.
     """
     points = [point for curve in curves.values() for point in curve]
+    width = RIGHT + (NAMES if len(curves) > 1 else 30)
     across = _scaled(x, [point.x for point in points], LEFT + 20, RIGHT - 30)
     down = _scaled(y, [point.y for point in points], BOTTOM - 20, TOP + 20)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT}" width="{width}" '
         f'height="{HEIGHT}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<rect width="{width}" height="{HEIGHT}" fill="white"/>',
         text(LEFT, 22, title),
         text((LEFT + RIGHT) / 2, HEIGHT - 12, x.title, "middle"),
         text(LEFT, TOP - 8, y.title),
@@ -70,7 +71,7 @@ def curve_picture(curves: Mapping[str, Sequence[Point]], x: Axis, y: Axis, title
         parts += [text(RIGHT, down(value) - 4, meaning, "end", "#888")]
     for row, ((name, curve), colour) in enumerate(zip(curves.items(), COLOURS, strict=False)):
         if len(curves) > 1:
-            parts.append(text(RIGHT, 22 + 16 * row, name, "end", colour))
+            parts.append(text(RIGHT + 12, TOP + 10 + 18 * row, name, colour=colour))
         path = " ".join(f"{across(point.x):.1f},{down(point.y):.1f}" for point in curve)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for point in curve:

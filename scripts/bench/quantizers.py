@@ -16,12 +16,12 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch
+from curve import Axis, Point, curve_picture
 from measure import milliseconds, number_from_fresh_process, peak_mebibytes
-from quality_report import COLOURS, line, text
 
 from video_vq.cli import main as video_vq
 from video_vq.config import find_config, load_config
@@ -318,40 +318,23 @@ def _cell(values: Sequence[float], digits: int) -> str:
 
 
 def picture(results: Sequence[dict[str, Any]]) -> str:
-    """Return an SVG of PSNR over bits per clip after the prior, with a line for each quantizer."""
-    left, right, top, bottom = 60, 620, 30, 380
-    xs = [math.log2(max(1.0, one["bits_per_clip_after_prior"])) for one in results]
-    ys = [one["psnr"] for one in results]
-    x_low, x_span = min(xs), max(max(xs) - min(xs), 1e-9)
-    y_low, y_span = min(ys), max(max(ys) - min(ys), 1e-9)
+    """Return an SVG of PSNR over bits per clip after the prior.
 
-    def place(one: dict[str, Any]) -> tuple[float, float]:
-        x = (math.log2(max(1.0, one["bits_per_clip_after_prior"])) - x_low) / x_span
-        return left + x * (right - left), bottom - (one["psnr"] - y_low) / y_span * (bottom - top)
-
-    parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 820 430" font-family="sans-serif">',
-        text(left, 18, "PSNR, dB, over bits a clip after the prior (logarithmic)"),
-        line(left, bottom, right, bottom, "#333"),
-        line(left, top, left, bottom, "#333"),
-        text(left, bottom + 18, f"{2**x_low:,.0f} bits"),
-        text(right, bottom + 18, f"{2 ** (x_low + x_span):,.0f}", "end"),
-        text(left - 4, bottom, f"{y_low:.1f}", "end"),
-        text(left - 4, top + 8, f"{y_low + y_span:.1f}", "end"),
-    ]
-    arms = [arm for arm in ARMS if any(one["arm"] == arm for one in results)]
-    for number, arm in enumerate(arms):
-        colour = COLOURS[number]
-        points = [place(one) for one in sorted(_of(results, arm), key=lambda one: one["bits"])]
-        shown = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{shown}" fill="none" stroke="{colour}"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
-        parts.append(text(right + 20, top + 18 * (number + 1), arm, colour=colour))
-    return "\n".join([*parts, "</svg>\n"])
+    Each quantizer has a curve, and each size a point labeled with its bits: the mean over seeds.
+    """
+    curves = {}
+    for arm in ARMS:
+        sizes = sorted({one["bits"] for one in results if one["arm"] == arm})
+        if sizes:
+            curves[arm] = [_point(results, arm, bits) for bits in sizes]
+    x, y = Axis("bits per clip after the prior"), Axis("PSNR, dB")
+    return curve_picture(curves, x, y, "Quantizers by bits per token, at equal CPU time")
 
 
-def _of(results: Sequence[dict[str, Any]], arm: str) -> list[dict[str, Any]]:
-    return [one for one in results if one["arm"] == arm]
+def _point(results: Sequence[dict[str, Any]], arm: str, bits: int) -> Point:
+    some = [one for one in results if (one["arm"], one["bits"]) == (arm, bits)]
+    x, y = (mean(one[key] for one in some) for key in ("bits_per_clip_after_prior", "psnr"))
+    return Point(x, y, str(bits))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
