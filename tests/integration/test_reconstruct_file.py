@@ -119,7 +119,7 @@ def test_left_is_the_file_and_right_what_the_tokenizer_makes_of_it(
     out = tmp_path / "out.mp4"
     assert main(["reconstruct", str(source), str(out), "--tokenizer", str(tokenizers[kind])]) == 0
     num_frames, height, width = size
-    assert f"{num_frames} frames of {width}x{height}, original left" in capsys.readouterr().out
+    assert f"{num_frames} frames of {height}x{width}, original left" in capsys.readouterr().out
     info = probe(out)
     assert info.num_packets == num_frames
     assert info.fps == pytest.approx(fps, rel=1e-4)
@@ -202,7 +202,7 @@ def test_pixels_that_are_not_square_are_shown_as_a_player_shows_them(
     tokenizer = str(tokenizers["causal"])
     assert main(["reconstruct", str(source), str(out), "--tokenizer", tokenizer]) == 0
     said = capsys.readouterr().out
-    assert f"5 frames of {width}x{height}, original left" in said
+    assert f"5 frames of {height}x{width}, original left" in said
     assert "in.mp4 are not square and were made square" in said
     assert probe(out).pixel_aspect == 1
     left, _ = halves(out, width)
