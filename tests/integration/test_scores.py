@@ -149,7 +149,7 @@ def test_fvd_of_two_folders_from_the_command_line(tmp_path):
     refused = video_vq("fvd", saved, tmp_path / "b", "--stride", "2", expect=1, **cache)
     assert "repeat its --frames, --stride and --fps" in refused.stderr
     none = video_vq("fvd", tmp_path / "a", tmp_path / "nowhere", expect=1, **cache)
-    assert "nor a folder of videos, nor an array file, nor a feature file" in none.stderr
+    assert "nowhere: no such file or folder; name a folder of videos" in none.stderr
 
 
 def test_without_weights_and_network_the_message_says_what_to_do(tmp_path):
