@@ -67,7 +67,9 @@ def similarity(copies: Clips, clips: Clips) -> dict[str, float]:
 
 
 class Checks:
-    """PSNR of a few val clips at equal intervals of a budget, in CPU time not charged to it.
+    """Measures PSNR on a few val clips at equal intervals of the training budget.
+
+    The CPU time of these checks does not count towards the budget.
 
     Attributes:
         curve: CPU seconds of training and PSNR in dB, for each check.

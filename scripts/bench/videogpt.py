@@ -152,7 +152,7 @@ class AveragedCodebook(nn.Module):
     def forward(
         self, latents: Float[Tensor, "n d"]
     ) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"], Float[Tensor, ""]]:
-        """Return quantized rows with the straight-through gradient, codes and commitment loss."""
+        """Return the straight-through quantized rows, the code indices and the commitment loss."""
         if self.training and not self.is_initialized:
             self._initialize(latents.detach())
         indices = self.nearest(latents.detach())

@@ -1,4 +1,4 @@
-"""Initial frames of real videos that samples continue."""
+"""Initial frames of real videos, from which generated samples continue."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any

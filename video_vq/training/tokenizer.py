@@ -277,8 +277,8 @@ def validate(
 ) -> None:
     """Score the averaged weights, and show and log the results.
 
-    All ranks must call this function. If a stop is requested in the meantime, nothing is logged;
-    the next start validates again.
+    All ranks must call this function. If a stop is requested during validation, nothing is logged,
+    and validation runs again when the training run is resumed.
 
     Args:
         continuous: whether to decode the latents instead of the codes; a message says so, and the
