@@ -1,8 +1,9 @@
 """Compares reconstruction quality for equal data, bits and CPU time.
 
-Each combination of arm, CPU budget and learning rate is a separate training run, with cosine decay
-of the learning rate to the end of the budget. All runs see the same clips in the same order, with
-the loss and the optimizer of their recipe. During training, the PSNR on a few val clips shows when
+Each combination of arm, CPU budget and seed is a separate training run, with cosine decay of the
+learning rate to the end of the budget. An arm's learning rate is chosen on val clips at the median
+budget with the first seed. All runs of a seed see the same clips in the same order, with the loss
+and the optimizer of their recipe. During training, the PSNR on a few val clips shows when
 a run reaches 26 and 28 dB; these checks are not charged to the budget. If the script is started
 again, it skips finished runs and restarts interrupted runs. Example:
 
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from statistics import median_low
 from typing import Any, NamedTuple
 
 import torch
@@ -102,6 +104,7 @@ def run_arm(
         "arm": name,
         "seconds": seconds,
         "lr": lr,
+        "seed": settings.seed,
         "parameters": num_parameters(model),
         "gflop_forward": operations / 1e9,
         **did,
@@ -164,9 +167,12 @@ def compare(
     settings: Settings,
     budgets: Sequence[float],
     arms: Sequence[str],
+    seeds: Sequence[int],
     network: I3D | None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Do the missing runs; return all results in the folder, and the scores of the controls.
+
+    The seed in `settings` draws the scored clips; `seeds` are those of the training runs.
 
     Raises:
         InputError: the clips cannot be divided into tokens, or the folder belongs to another
@@ -187,22 +193,30 @@ def compare(
     frechet = None if network is None else FrechetToTest(network, scored.test)
     if not (out / "controls.json").exists():
         write_json(out / "controls.json", score_controls(store, scored, settings))
-    for seconds in sorted(budgets):
+
+    def finished_run(name: str, seconds: float, lr: float, seed: int) -> dict[str, Any]:
+        path = out / "runs" / f"{name.replace(' ', '_')}-{seconds:g}s-{lr:g}-{seed}.json"
+        if not path.exists():
+            judge = frechet if seconds == max(budgets) else None
+            run = settings._replace(seed=seed)
+            found = run_arm(name, store, scored, run, seconds, lr, judge)
+            write_json(path, found)
+            print(
+                f"{name}, {seconds:g} s, lr {lr:g}, seed {seed}: {found['steps']} steps, "
+                f"{found['psnr']:.2f} dB",
+                file=sys.stderr,
+            )
+        return json.loads(path.read_text())
+
+    for seed in seeds:
         for name in arms:
-            for lr in ARMS[name].learning_rates:
-                path = out / "runs" / f"{name.replace(' ', '_')}-{seconds:g}s-{lr:g}.json"
-                if path.exists():
-                    continue
-                is_last = seconds == max(budgets)
-                found = run_arm(
-                    name, store, scored, settings, seconds, lr, frechet if is_last else None
-                )
-                write_json(path, found)
-                print(
-                    f"{name}, {seconds:g} s, lr {lr:g}: {found['steps']} steps, "
-                    f"{found['psnr']:.2f} dB",
-                    file=sys.stderr,
-                )
+            tried = [
+                finished_run(name, median_low(budgets), lr, seeds[0])
+                for lr in ARMS[name].learning_rates
+            ]
+            lr = max(tried, key=lambda run: run["val_psnr"])["lr"]
+            for seconds in budgets:
+                finished_run(name, seconds, lr, seed)
     results = [json.loads(path.read_text()) for path in sorted((out / "runs").glob("*.json"))]
     return results, json.loads((out / "controls.json").read_text())
 
@@ -215,10 +229,10 @@ def require_positive(arguments: argparse.Namespace) -> None:
     """
     if not all(0 < seconds < float("inf") for seconds in arguments.seconds):
         raise InputError(f"--seconds must be positive, found {arguments.seconds}")
-    if arguments.batch_size < 1 or arguments.num < 2 or arguments.seed < 0:
+    if arguments.batch_size < 1 or arguments.num < 2 or min(arguments.seeds) < 0:
         raise InputError(
-            "--batch-size must be at least 1, --num 2 and --seed 0, found "
-            f"{arguments.batch_size}, {arguments.num} and {arguments.seed}"
+            "--batch-size must be at least 1, --num 2 and --seeds 0, found "
+            f"{arguments.batch_size}, {arguments.num} and {arguments.seeds}"
         )
 
 
@@ -233,12 +247,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--precision", choices=list(DTYPES), default="bf16")
     parser.add_argument("--num", type=int, default=64, help="held-out clips to score")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--no-fvd", action="store_true", help="leave rFVD out (of the last budget)")
     parser.add_argument("--picture", type=Path, help="an SVG file to draw")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    settings = Settings(arguments.batch_size, arguments.precision, arguments.num, arguments.seed)
+    settings = Settings(arguments.batch_size, arguments.precision, arguments.num, seed=0)
     try:
         require_positive(arguments)
         network = None if arguments.no_fvd else load_i3d()
@@ -248,6 +262,7 @@ def main() -> None:
             settings,
             arguments.seconds,
             arguments.arms,
+            arguments.seeds,
             network,
         )
     except InputError as error:

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from html import escape
+from statistics import mean
 from typing import Any
 
 Result = dict[str, Any]
@@ -22,13 +23,45 @@ LABEL_HEIGHT = 15.0
 
 
 def best(results: Sequence[Result]) -> list[Result]:
-    """Return the run with the best learning rate on the val split for each arm and budget."""
-    found: dict[tuple[str, float], Result] = {}
+    """Return a result for each arm and budget: the mean over seeds at the best learning rate.
+
+    The best learning rate is that with the highest mean PSNR on val clips. `psnr_of_seeds` and
+    `rfvd_of_seeds` in a result are the values of each seed.
+    """
+    runs: dict[tuple[str, float], dict[float, list[Result]]] = {}
     for result in results:
-        key = result["arm"], result["seconds"]
-        if key not in found or result["val_psnr"] > found[key]["val_psnr"]:
-            found[key] = result
-    return sorted(found.values(), key=lambda result: (result["arm"], result["seconds"]))
+        of_arm = runs.setdefault((result["arm"], result["seconds"]), {})
+        of_arm.setdefault(result["lr"], []).append(result)
+    # A learning rate that lost at the median budget has no run of the other seeds.
+    chosen = [max(of_lr.values(), key=_seeds_then_val) for of_lr in runs.values()]
+    return sorted(map(_mean, chosen), key=lambda result: (result["arm"], result["seconds"]))
+
+
+def _seeds_then_val(runs: Sequence[Result]) -> tuple[int, float]:
+    return len(runs), mean(run["val_psnr"] for run in runs)
+
+
+def _mean(runs: Sequence[Result]) -> Result:
+    averaged = ("psnr", "val_psnr", "ssim", "rfvd", "code_usage", "clips_per_second")
+    found = {key: mean(run[key] for run in runs) for key in averaged if key in runs[0]}
+    lists = {
+        f"{key}_of_seeds": [run[key] for run in runs] for key in ("psnr", "rfvd") if key in runs[0]
+    }
+    times = {goal: _mean_time(runs, goal) for goal in runs[0]["seconds_to"]}
+    return {**runs[0], **found, **lists, "seconds_to": times}
+
+
+def _mean_time(runs: Sequence[Result], goal: str) -> float | None:
+    times = [run["seconds_to"][goal] for run in runs]
+    return None if None in times else mean(times)
+
+
+def with_range(values: Sequence[float], digits: int) -> str:
+    """Return the mean of values as text, followed by their range if there are several."""
+    middle = f"{mean(values):.{digits}f}"
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 def budgets_of(results: Sequence[Result]) -> list[float]:
@@ -67,10 +100,12 @@ def markdown(results: Sequence[Result], controls: dict[str, dict[str, float]]) -
     rows = [f"| arm | {' | '.join(heads + rest)} |", "|---" * (1 + len(heads) + len(rest)) + "|"]
     for arm, runs in by_arm(results).items():
         last = runs[max(runs)]
-        psnr = [f"{runs[each]['psnr']:.2f}" if each in runs else "" for each in budgets]
+        psnr = [
+            with_range(runs[each]["psnr_of_seeds"], 2) if each in runs else "" for each in budgets
+        ]
         cells = [
             f"{last['ssim']:.3f}",
-            f"{last['rfvd']:.0f}" if "rfvd" in last else "",
+            with_range(last["rfvd_of_seeds"], 0) if "rfvd" in last else "",
             *(seconds_to(goal, runs) for goal in goals),
             f"{last['code_usage']:.2f}" if "code_usage" in last else "",
             f"{last['lr']:g}",

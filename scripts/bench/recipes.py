@@ -15,7 +15,7 @@ from video_vq.training.training_config import OptimizerConfig
 
 SCHEDULE = 1000  # the whole budget in the schedule's steps
 WARMUP = SCHEDULE // 5  # a long share, as budgets have few steps: less leaves models on a plateau
-COMMITMENT, RECONSTRUCTION = 0.25, 4.0
+RECONSTRUCTION = 4.0
 
 Video = Float[Tensor, "b 3 t h w"]
 Loss = Float[Tensor, ""]
@@ -54,12 +54,20 @@ class Baseline(nn.Module):
 
 
 class OurLoss(nn.Module):
-    """Mean squared error of pixels in [-1, 1], and commitment."""
+    """Mean squared error of pixels in [-1, 1], and commitment.
+
+    Args:
+        commitment: weight of the commitment loss.
+    """
+
+    def __init__(self, commitment: float = 1.0):
+        super().__init__()
+        self.commitment = commitment
 
     def forward(self, output: Reconstruction, video: Video, done: float) -> Loss:
         """Return the loss, which does not depend on the progress of training, `done`."""
         reconstruction = reconstruction_loss(output.video, video, "mse")
-        return RECONSTRUCTION * reconstruction + COMMITMENT * output.commitment
+        return RECONSTRUCTION * reconstruction + self.commitment * output.commitment
 
 
 class Recipe(NamedTuple):
@@ -76,4 +84,4 @@ class Recipe(NamedTuple):
 
 
 ADAMW = OptimizerConfig(kind="adamw", steps=SCHEDULE, warmup_steps=WARMUP)
-OURS = Recipe(OurLoss, replace(ADAMW, kind="muon"))
+OURS = Recipe(OurLoss, replace(ADAMW, kind="muon", warmup_steps=SCHEDULE // 20))

@@ -75,8 +75,8 @@ def test_codes_are_learned_by_ours_and_stay_where_they_are_frozen():
 
 
 def test_a_second_start_skips_what_is_finished_and_adds_what_is_not(store, tmp_path):
-    first, controls = quality.compare(store, tmp_path, SETTINGS, [0.01], CHEAP[:1], None)
-    both, _ = quality.compare(store, tmp_path, SETTINGS, [0.01], CHEAP, None)
+    first, controls = quality.compare(store, tmp_path, SETTINGS, [0.01], CHEAP[:1], [0], None)
+    both, _ = quality.compare(store, tmp_path, SETTINGS, [0.01], CHEAP, [0], None)
     assert [run for run in both if run["arm"] == "ours"] == first
     assert {run["arm"] for run in both} == set(CHEAP)
     assert all(run["steps"] >= 1 and run["psnr"] > 0 for run in both)
@@ -150,6 +150,21 @@ def test_the_table_tells_the_shortest_time_to_a_goal_over_all_budgets():
     assert quality_report.seconds_to("28", {0.0: runs[0.0]}) == "not reached"
 
 
+def test_the_learning_rate_is_chosen_at_the_median_budget_with_the_first_seed(store, tmp_path):
+    name, budgets, seeds = "VideoGPT-like", [0.01, 0.02, 0.03], [3, 5]
+    results, _ = quality.compare(store, tmp_path, SETTINGS, budgets, [name], seeds, None)
+    tried = [run for run in results if (run["seconds"], run["seed"]) == (0.02, 3)]
+    assert {run["lr"] for run in tried} == set(arms.ARMS[name].learning_rates)
+    chosen = max(tried, key=lambda run: run["val_psnr"])["lr"]
+    rest = [(run["seconds"], run["seed"], run["lr"]) for run in results if run not in tried]
+    assert sorted(rest) == sorted(
+        (seconds, seed, chosen)
+        for seconds in budgets
+        for seed in seeds
+        if (seconds, seed) != (0.02, 3)
+    )
+
+
 def result(arm: str, seconds: float, psnr: float, val: float, lr: float = 1e-3) -> dict:
     scores = {"psnr": psnr, "val_psnr": val, "ssim": 0.5, "rfvd": 10 * psnr}
     rest = {"steps": 1, "clips_per_second": 2.0, "parameters": 10**6, "gflop_forward": 3.0}
@@ -174,6 +189,13 @@ def test_the_table_takes_the_learning_rate_that_is_best_on_val():
     assert "| not reached | 1 |" in rows[3]
     assert "| 0.002 |" in rows[3]
     assert rows[4].startswith("| clip mean (no training) |  | 18.00 | 0.400 |")
+
+
+def test_the_table_shows_the_mean_and_range_of_seeds():
+    seeds = [result("a", 2.0, 20.0, 21.0), result("a", 2.0, 21.0, 21.0)]
+    lost = result("a", 2.0, 22.0, 30.0, lr=2e-3)  # tried with one seed only
+    row = quality_report.markdown([*seeds, lost], CONTROLS).splitlines()[2]
+    assert row.startswith("| a | 20.50 (20.00–21.00) | 0.500 | 205 (200–210) |")
 
 
 def test_the_picture_is_an_svg_with_a_line_per_arm_and_higher_is_better():
