@@ -6,8 +6,8 @@ set -euo pipefail
 OUT=${1:-demo}
 VIDEOS=800 SAMPLES=64 TRAIN=()
 if [ "${SMOKE:-0}" = 1 ]; then
-  VIDEOS=16 SAMPLES=4
-  TRAIN=(optim.steps=4 optim.warmup_steps=1 optim.batch_size=4 run.validation_clips=2)
+  VIDEOS=16 SAMPLES=2
+  TRAIN=(optim.steps=4 optim.warmup_steps=1 optim.batch_size=2 run.validation_clips=2)
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 

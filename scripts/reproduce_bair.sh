@@ -3,7 +3,7 @@
 #   bash scripts/reproduce_bair.sh DATA OUT       DATA holds softmotion30_44k/{train,test}
 #   NPROC=8 bash scripts/reproduce_bair.sh …      on eight GPUs
 #   SMOKE=1 bash scripts/reproduce_bair.sh …      the same chain on synthetic records in BAIR's
-#                                                 layout, 20 steps a stage: a smoke test
+#                                                 layout, 4 steps a stage: a smoke test
 # Hours of trainings are the models' FLOPs (docs/configs.md, docs/prior.md; a backward pass is two
 # forward ones) at 300 TFLOP/s: counted, not measured; convolutions of few channels reach less.
 set -euo pipefail
@@ -14,9 +14,9 @@ SMOKE=${SMOKE:-}
 PRECISION=${PRECISION:-bf16}
 TOKENIZER=() PRIOR=() NUM=256 SAMPLE_BATCH=64 GENERATION=(--generation bair-256)
 if [ -n "$SMOKE" ]; then
-  PRECISION=no NUM=4 SAMPLE_BATCH=4 GENERATION=()
-  SHORT=(optim.steps=20 optim.batch_size=2 optim.warmup_steps=2 run.log_every=10
-         run.validate_every=20 run.checkpoint_every=20 run.validation_clips=2 run.num_workers=0)
+  PRECISION=no NUM=2 SAMPLE_BATCH=2 GENERATION=()
+  SHORT=(optim.steps=4 optim.batch_size=2 optim.warmup_steps=1 run.log_every=2
+         run.validate_every=4 run.checkpoint_every=4 run.validation_clips=2 run.num_workers=0)
   TOKENIZER=("${SHORT[@]}" model.backbone.channels=8 model.backbone.num_blocks=1
              model.quantizer.codebook_size=64 model.quantizer.codebook_dim=8)
   PRIOR=("${SHORT[@]}" model.width=32 model.depth=2 model.heads=2)

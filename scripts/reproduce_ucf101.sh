@@ -3,7 +3,7 @@
 #   bash scripts/reproduce_ucf101.sh DATA OUT     DATA holds UCF-101/ and ucfTrainTestlist/
 #   NPROC=8 bash scripts/reproduce_ucf101.sh …    on eight GPUs
 #   SMOKE=1 bash scripts/reproduce_ucf101.sh …    the same chain on synthetic videos in UCF-101's
-#                                                 layout, 20 steps a stage: a smoke test
+#                                                 layout, 4 steps a stage: a smoke test
 # Hours of trainings are the models' FLOPs (docs/configs.md, docs/prior.md; a backward pass is two
 # forward ones) at 300 TFLOP/s: counted, not measured; convolutions of few channels reach less.
 set -euo pipefail
@@ -14,9 +14,9 @@ SMOKE=${SMOKE:-}
 PRECISION=${PRECISION:-bf16}
 SIZE=128 TOKENIZER=() PRIOR=() NUM=2048 SAMPLE_BATCH=64
 if [ -n "$SMOKE" ]; then
-  PRECISION=no NUM=4 SAMPLE_BATCH=4 SIZE=64
-  SHORT=(optim.steps=20 optim.batch_size=2 optim.warmup_steps=2 run.log_every=10
-         run.validate_every=20 run.checkpoint_every=20 run.validation_clips=2 run.num_workers=0)
+  PRECISION=no NUM=2 SAMPLE_BATCH=2 SIZE=64
+  SHORT=(optim.steps=4 optim.batch_size=2 optim.warmup_steps=1 run.log_every=2
+         run.validate_every=4 run.checkpoint_every=4 run.validation_clips=2 run.num_workers=0)
   TOKENIZER=("${SHORT[@]}" model.backbone.channels=8 model.backbone.num_blocks=1
              model.quantizer.codebook_size=64 model.quantizer.codebook_dim=8)
   PRIOR=("${SHORT[@]}" model.width=32 model.depth=2 model.heads=2)

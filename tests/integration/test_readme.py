@@ -30,7 +30,7 @@ def block(after: str, page: str = README) -> str:
 
 def shrunk(commands: str) -> str:
     """Append settings to training commands and lower counts, so that each takes only seconds."""
-    commands = re.sub(r"--num \d+", "--num 4", commands.replace("\\\n", " "))
+    commands = re.sub(r"--num \d+", "--num 2", commands.replace("\\\n", " "))
     commands = commands.replace("optim.steps=100", "")
     commands = re.sub(r"(train-tokenizer .*)", rf"\1 {SHORT} {TINY}", commands)
     return re.sub(r"(train-prior .*)", rf"\1 {SHORT} model.width=32 model.depth=1", commands)

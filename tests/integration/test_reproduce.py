@@ -25,14 +25,14 @@ def test_the_whole_chain_runs_on_the_official_layout(script, grid, tmp_path):
     out = tmp_path / "out"
     scores = json.loads((out / "scores" / "scores.json").read_text())
     assert scores["split"] == "test"
-    assert scores["num_clips"] == 4
+    assert scores["num_clips"] == 2
     assert scores["num_frames_in_fvd"] == 16
     assert scores["reconstruction"]["rfvd"]["value"] > 0
     assert scores["generation"]["gfvd"]["value"] > 0
-    assert 0 < scores["prior"]["bits_per_token"] < 8
+    assert 0 < scores["prior"]["bits_per_token"] < 10
     assert {"psnr_clip_mean", "psnr_first_frame", "fvd_first_frame"} <= set(scores["controls"])
     config = json.loads((out / "tokenizer" / "tokenizer" / "config.json").read_text())
     assert config["facts"]["grid_thw"] == grid
-    assert config["facts"]["steps"] == 20
+    assert config["facts"]["steps"] == 4
     for picture in ("clips.png", "scores/sheet.png", "scores/sheet.webp"):
         assert (out / picture).stat().st_size > 1000

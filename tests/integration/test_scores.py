@@ -1,7 +1,6 @@
 """Tests of `video-vq fvd`, and of parts of `video-vq evaluate`, with real files."""
 
 import json
-from typing import Any
 
 import numpy as np
 import pytest
@@ -116,13 +115,13 @@ def test_sides_of_different_sizes_and_previews_of_a_store_are_said(tmp_path, ext
 
 
 @pytest.mark.weights
-def test_fvd_of_two_folders_from_the_command_line(tmp_path):
+def test_fvd_of_two_folders_from_the_command_line(tmp_path, monkeypatch):
     write_folder(tmp_path / "a", 0, 3)
     write_folder(tmp_path / "b", 1, 3)
     (tmp_path / "b" / "text.mp4").write_text("not a video")
     (tmp_path / "b" / "empty.mp4").touch()
-    cache: dict[str, Any] = {"VIDEO_VQ_CACHE": str(tmp_path / "cache"), "XDG_CACHE_HOME": ""}
-    answer = video_vq("fvd", tmp_path / "a", tmp_path / "b", "--json", **cache)
+    monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
+    answer = video_vq("fvd", tmp_path / "a", tmp_path / "b", "--json")
     result = json.loads(answer.stdout)
     (under,) = result["protocols"]
     (score,) = under["scores"]
@@ -131,24 +130,24 @@ def test_fvd_of_two_folders_from_the_command_line(tmp_path):
     assert len(result["candidates"][0]["left_out"]) == 2
     assert result["network"]["sha256"] == CHECKPOINT.sha256
     saved = tmp_path / "real.safetensors"
-    shown = video_vq("fvd", tmp_path / "a", tmp_path / "a", "--save-real", saved, **cache)
+    shown = video_vq("fvd", tmp_path / "a", tmp_path / "a", "--save-real", saved)
     assert shown.stdout.startswith(("FVD 0.00", "FVD -0.00"))
     assert "3 real against 3 generated clips" in shown.stdout
     assert "N = 3 is below 256" in shown.stderr
     assert "both sides hold the same clips" in shown.stderr
     # The real set from its file, all conventions: only what was not computed yet is.
     two = [tmp_path / "b", tmp_path / "a"]
-    again = json.loads(video_vq("fvd", tmp_path / "a", *two, "--json", **cache).stdout)
-    from_file = json.loads(video_vq("fvd", saved, *two, "--json", **cache).stdout)
+    again = json.loads(video_vq("fvd", tmp_path / "a", *two, "--json").stdout)
+    from_file = json.loads(video_vq("fvd", saved, *two, "--json").stdout)
     for one, other in zip(again["protocols"], from_file["protocols"], strict=True):
         assert [s["fvd"] for s in one["scores"]] == [s["fvd"] for s in other["scores"]]
     assert again["protocols"][0]["scores"][0]["fvd"] == score["fvd"]
     assert "at least 8 source videos" in again["protocols"][0]["differences"][0]["sentence"] or (
         "source videos" in again["protocols"][0]["differences"][0]["sentence"]
     )
-    refused = video_vq("fvd", saved, tmp_path / "b", "--stride", "2", expect=1, **cache)
+    refused = video_vq("fvd", saved, tmp_path / "b", "--stride", "2", expect=1)
     assert "repeat its --frames, --stride and --fps" in refused.stderr
-    none = video_vq("fvd", tmp_path / "a", tmp_path / "nowhere", expect=1, **cache)
+    none = video_vq("fvd", tmp_path / "a", tmp_path / "nowhere", expect=1)
     assert "nowhere: no such file or folder; name a folder of videos" in none.stderr
 
 

@@ -148,7 +148,7 @@ def test_a_compiled_training_is_the_one_as_written(kind, trained, configs, clip_
         assert line == pytest.approx(other, rel=1e-3, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["tokenizer", "prior"])
+@pytest.mark.parametrize("kind", ["tokenizer", pytest.param("prior", marks=pytest.mark.slow)])
 def test_two_ranks_call_what_was_compiled_in_each_step(
     kind, trained, configs, clip_store, tmp_path
 ):

@@ -150,8 +150,12 @@ def test_the_table_tells_the_shortest_time_to_a_goal_over_all_budgets():
     assert quality_report.seconds_to("28", {0.0: runs[0.0]}) == "not reached"
 
 
-def test_the_learning_rate_is_chosen_at_the_median_budget_with_the_first_seed(store, tmp_path):
-    name, budgets, seeds = "VideoGPT-like", [0.01, 0.02, 0.03], [3, 5]
+def test_the_learning_rate_is_chosen_at_the_median_budget_with_the_first_seed(
+    store, tmp_path, monkeypatch
+):
+    name, budgets, seeds = "ours", [0.01, 0.02, 0.03], [3, 5]
+    of_two_rates = arms.ARMS[name]._replace(learning_rates=(1e-3, 4e-3))
+    monkeypatch.setitem(arms.ARMS, name, of_two_rates)
     results, _ = quality.compare(store, tmp_path, SETTINGS, budgets, [name], seeds, None)
     tried = [run for run in results if (run["seconds"], run["seed"]) == (0.02, 3)]
     assert {run["lr"] for run in tried} == set(arms.ARMS[name].learning_rates)

@@ -91,7 +91,7 @@ def test_parts_are_done_once_and_failed_ones_again(day, capsys):
     chosen = [a_part("a", count), a_part("b", fail_at_first), a_part("c", in_pieces)]
     assert run_day.run(day, chosen, 10) == 1
     assert status(day) == {"a": "done", "b": "failed", "c": "done"}
-    assert "b: failed, 0 s; SystemExit: no card" in capsys.readouterr().out
+    assert re.search(r"b: failed, \d+ s; SystemExit: no card", capsys.readouterr().out)
     assert run_day.run(day, chosen, 10) == 0
     assert status(day) == {"a": "done", "b": "done", "c": "done"}
     assert (day.out / "calls").read_text() == "."
