@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from video_vq.data.datasets import TokenDataset as TokenDataset
     from video_vq.errors import InputError as InputError
     from video_vq.metrics.code_usage import CodeUsage as CodeUsage
-    from video_vq.metrics.fvd import FrechetVideoDistance as FrechetVideoDistance
+    from video_vq.metrics.fvd_metric import FrechetVideoDistance as FrechetVideoDistance
     from video_vq.models.masked_prior import MaskedPrior as MaskedPrior
     from video_vq.models.prior import Prior as Prior
     from video_vq.models.tokenizer import VideoTokenizer as VideoTokenizer
@@ -34,7 +34,7 @@ _SOURCES = {
     "ClipStore": "stores.clips",
     "CodeUsage": "metrics.code_usage",
     "FiniteScalarQuantizer": "quantizers.finite",
-    "FrechetVideoDistance": "metrics.fvd",
+    "FrechetVideoDistance": "metrics.fvd_metric",
     "InputError": "errors",
     "MaskedPrior": "models.masked_prior",
     "Prior": "models.prior",

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from video_vq.errors import InputError
 from video_vq.metrics.frechet import Moments, frechet_distance
-from video_vq.metrics.fvd import FrechetVideoDistance
+from video_vq.metrics.fvd_metric import FrechetVideoDistance
 from video_vq.metrics.i3d import I3D, load_i3d
 from video_vq.metrics.protocol import PROTOCOLS
 from video_vq.models.prior import Prior

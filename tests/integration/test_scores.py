@@ -13,7 +13,7 @@ from video_vq.evaluation.features import Extractor, features_of
 from video_vq.evaluation.fvd_comparison import FVDComparison, compare
 from video_vq.evaluation.scored_clip import Cut
 from video_vq.media.encode import write_video
-from video_vq.metrics.fvd import FrechetVideoDistance
+from video_vq.metrics.fvd_metric import FrechetVideoDistance
 from video_vq.metrics.protocol import PROTOCOLS
 from video_vq.metrics.weights import CHECKPOINT
 from video_vq.stores.clips import ClipStore

@@ -19,7 +19,8 @@ from video_vq.errors import InputError
 from video_vq.metrics.class_accuracy import ClipClassifier
 from video_vq.metrics.code_usage import CodeUsage
 from video_vq.metrics.frechet import Moments
-from video_vq.metrics.fvd import FrechetVideoDistance, clip_features
+from video_vq.metrics.fvd import clip_features
+from video_vq.metrics.fvd_metric import FrechetVideoDistance
 from video_vq.metrics.grouped import GroupedFeatures
 from video_vq.metrics.i3d import I3D
 from video_vq.metrics.kernel import kernel_distance

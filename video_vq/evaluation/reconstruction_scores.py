@@ -122,7 +122,7 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
     if 0 < len(starts) < setup.num_frames - 1:  # there are boundaries, and other frames
         metrics["boundary_flicker"] = partial(boundary_flicker_per_clip, starts=starts)
     vocabulary = tokenizer.config.quantizer.vocabulary
-    usage = CodeUsage(vocabulary).to(accelerator.device)
+    usage = CodeUsage(vocabulary, accelerator.device)
 
     def copy(clips: UInt8[Tensor, "b t h w 3"]) -> Copies:
         codes, copies = reconstruct(accelerator, tokenizer, clips)
@@ -130,7 +130,7 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
         return Copies(copies, {})
 
     values, features = score_copies(setup, metrics, copy, "reconstructed")
-    counts = torch.as_tensor(accelerator.reduce(usage.counts.clone(), "sum"))
+    counts = usage.over_ranks().counts
     grid_thw = backbone.grid_thw((setup.num_frames, *store.frame_size_hw))
     bits = math.prod(grid_thw) * math.log2(tokenizer.config.quantizer.codebook_size)
     use = usage.compute()

@@ -1,17 +1,19 @@
 """Code usage and perplexity over a whole split and all ranks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Integer
 from torch import Tensor
-from torchmetrics import Metric
 
 from video_vq.errors import InputError
 from video_vq.nn.inputs import as_integers
+from video_vq.quantizers.ranks import sum_over_ranks
+
+TENSORS = ("counts", "batch_usage", "num_batches")
 
 
 class LevelUse(NamedTuple):
@@ -47,29 +49,38 @@ class CodebookUse(NamedTuple):
     levels: tuple[LevelUse, ...] = ()
 
 
-class CodeUsage(Metric):
-    """Metric that counts how often each of the K codes occurs, over batches and ranks.
+class CodeUsage:
+    """Counts how often each of the K codes occurs, over batches and ranks.
 
     Args:
         codebook_size: number of codes, K; a sequence gives the number of codes at each level.
-    """
+        device: device of the counts.
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
+    Attributes:
+        counts: number of times that each code occurred on this rank; levels follow each other.
+        batch_usage: sum over batches of the fraction of codes used, for each level if several.
+        num_batches: number of batches.
+    """
 
     counts: Tensor
     batch_usage: Tensor
     num_batches: Tensor
 
-    def __init__(self, codebook_size: int | Sequence[int]):
-        super().__init__()
+    def __init__(
+        self, codebook_size: int | Sequence[int], device: torch.device | str | None = None
+    ):
         is_one = isinstance(codebook_size, int)
         self.vocabulary = (codebook_size,) if is_one else tuple(codebook_size)
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
         shape = () if len(self.vocabulary) == 1 else (len(self.vocabulary),)
-        self.add_state("counts", torch.zeros(sum(self.vocabulary), dtype=torch.int64), "sum")
-        self.add_state("batch_usage", torch.zeros(shape, dtype=torch.float64), "sum")
-        self.add_state("num_batches", torch.zeros((), dtype=torch.int64), "sum")
+        device = self.device
+        self.counts = torch.zeros(sum(self.vocabulary), dtype=torch.int64, device=device)
+        self.batch_usage = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.num_batches = torch.zeros((), dtype=torch.int64, device=device)
 
     def update(self, codes: Integer[Tensor, "..."] | Integer[np.ndarray, "..."]) -> None:
         """Count a batch of codes of any shape; the last axis holds the levels if there are several.
@@ -101,16 +112,37 @@ class CodeUsage(Metric):
         self.batch_usage = self.batch_usage + usage.view(self.batch_usage.shape)
         self.num_batches = self.num_batches + 1
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the counts of this rank by name, which `load` takes."""
+        return {name: getattr(self, name) for name in TENSORS}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the counts by those of `tensors()`."""
+        for name in TENSORS:
+            setattr(self, name, tensors[name].to(self.device))
+
+    def merge(self, other: "CodeUsage") -> None:
+        """Add the batches of another object with the same numbers of codes."""
+        for name, value in other.tensors().items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def over_ranks(self) -> "CodeUsage":
+        """Return the counts of all ranks together. All ranks must call this method."""
+        total = CodeUsage(self.vocabulary, self.device)
+        total.load({name: sum_over_ranks(value.clone()) for name, value in self.tensors().items()})
+        return total
+
     def compute(self) -> CodebookUse:
-        """Return the code usage over all batches and ranks.
+        """Return the code usage over all batches and ranks. All ranks must call this method.
 
         Raises:
             InputError: no codes were counted.
         """
-        if int(self.counts.sum()) == 0:
+        total = self.over_ranks()
+        if int(total.counts.sum()) == 0:
             raise InputError("code usage needs at least one code, found none")
-        usage = (self.batch_usage / self.num_batches).reshape(-1).tolist()
-        counts = self.counts.split(list(self.vocabulary))
+        usage = (total.batch_usage / total.num_batches).reshape(-1).tolist()
+        counts = total.counts.split(list(self.vocabulary))
         levels = tuple(_use(*level) for level in zip(counts, usage, strict=True))
         means = {
             name: sum(getattr(level, name) for level in levels) / len(levels)

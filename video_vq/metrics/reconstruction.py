@@ -3,7 +3,6 @@
 import torch
 from jaxtyping import Float64, Num
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from video_vq.errors import InputError
 from video_vq.metrics.pairs import comparable
@@ -63,6 +62,9 @@ def ssim_per_clip(clips: Clips, reference: Clips) -> Float64[Tensor, "b"]:
 def _similarity(
     clip: Num[Tensor, "t h w c"], reference: Num[Tensor, "t h w c"]
 ) -> Float64[Tensor, ""]:
+    # torchmetrics takes as long to import as torch.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     _, similarity = structural_similarity_index_measure(
         _frames(clip), _frames(reference), data_range=DATA_RANGE, return_full_image=True
     )

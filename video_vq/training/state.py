@@ -11,7 +11,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from video_vq.config import STRICT, check_config, to_json
-from video_vq.distributed import over_ranks
 from video_vq.errors import InputError
 from video_vq.metrics.code_usage import CodeUsage
 from video_vq.models.pretrained import check_tensors
@@ -95,9 +94,7 @@ class TrainingState:
         self.model = model
         self.usage = usage
         self.discriminator = discriminator
-        self.epoch_usage = None if usage is None else CodeUsage(usage.vocabulary)
-        if self.epoch_usage is not None:
-            self.epoch_usage.to(accelerator.device)
+        self.epoch_usage = None if usage is None else CodeUsage(usage.vocabulary, usage.device)
         self.health = Health.at_start()
         self._snapshot = Snapshot()
         self._writer = ThreadPoolExecutor(1)  # the interpreter waits for this thread to end
@@ -211,27 +208,28 @@ class TrainingState:
 
     def _summed_usage(self) -> dict[str, Tensor]:
         return {
-            name: over_ranks(self.accelerator, getattr(metric, state), "sum")
-            for name, metric, state in self._usage_states()
+            prefix + name: value
+            for prefix, usage in self._usages().items()
+            for name, value in usage.over_ranks().tensors().items()
         }
 
     def _restore_usage(self, tensors: dict[str, Tensor]) -> None:
         """Restore the counts of all ranks on rank 0; the other ranks start from zero."""
-        states = self._usage_states()
-        check_tensors({n: getattr(metric, state) for n, metric, state in states}, tensors, "usage")
+        usages = self._usages()
+        expected = {
+            prefix + name: value
+            for prefix, usage in usages.items()
+            for name, value in usage.tensors().items()
+        }
+        check_tensors(expected, tensors, "usage")
         if self.accelerator.is_main_process:
-            for name, metric, state in states:
-                setattr(metric, state, tensors[name].to(self.accelerator.device))
+            for prefix, usage in usages.items():
+                usage.load({name: tensors[prefix + name] for name in usage.tensors()})
 
-    def _usage_states(self) -> list[tuple[str, CodeUsage, str]]:
+    def _usages(self) -> dict[str, CodeUsage]:
         if self.usage is None or self.epoch_usage is None:
-            return []
-        metrics = {"": self.usage, "epoch.": self.epoch_usage}
-        return [
-            (prefix + name, metric, name)
-            for prefix, metric in metrics.items()
-            for name in metric.metric_state
-        ]
+            return {}
+        return {"": self.usage, "epoch.": self.epoch_usage}
 
     def count_codes(self, epoch_ended: bool) -> dict[str, float]:
         """Return metrics of the code usage since the last call.
@@ -244,8 +242,7 @@ class TrainingState:
         assert self.usage is not None
         assert self.epoch_usage is not None
         use = self.usage.compute()
-        self.epoch_usage.merge_state(self.usage)
-        self.epoch_usage.update(self.usage.counts[:0])  # merging alone does not count as an update
+        self.epoch_usage.merge(self.usage)
         self.usage.reset()
         figures = {
             "codebook/usage": use.code_usage,

@@ -93,7 +93,7 @@ def train_tokenizer(
         accelerator.print(f"already finished: {finished}")
         return finished
 
-    usage = CodeUsage(config.model.quantizer.vocabulary).to(accelerator.device)
+    usage = CodeUsage(config.model.quantizer.vocabulary, accelerator.device)
     training = Training(
         *(accelerator, run_folder, config, tokenizer, "clips", trackers, request),
         usage=usage,
@@ -329,8 +329,7 @@ def score(
         The scores, or None if a stop was requested in the meantime.
     """
     model = tokenizer.eval()
-    usage = CodeUsage(model.config.quantizer.vocabulary).to(accelerator.device)
-    usage.update(usage.counts[:0])  # even a rank without clips must call update before compute
+    usage = CodeUsage(model.config.quantizer.vocabulary, accelerator.device)
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     for mine in validation_batches(accelerator, windows, "clip", batch_size, stop):
         if mine is None:

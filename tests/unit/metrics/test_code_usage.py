@@ -61,3 +61,17 @@ def test_no_code_at_all_is_an_error():
     metric.update(torch.zeros(0, dtype=torch.int64))
     with pytest.raises(InputError, match="at least one code"):
         metric.compute()
+
+
+def test_merged_and_reloaded_counts_are_those_of_all_batches():
+    whole, first, second = (CodeUsage((8, 4)) for _ in range(3))
+    batches = [torch.tensor([[0, 1], [7, 3]]), torch.tensor([[2, 1]])]
+    for batch, part in zip(batches, (first, second), strict=True):
+        whole.update(batch)
+        part.update(batch)
+    first.merge(second)
+    again = CodeUsage((8, 4))
+    again.load(first.tensors())
+    assert again.compute() == whole.compute()
+    again.reset()
+    assert int(again.counts.sum()) == int(again.num_batches) == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from video_vq.metrics.frechet import Moments, frechet_distance
-from video_vq.metrics.fvd import FrechetVideoDistance
+from video_vq.metrics.fvd_metric import FrechetVideoDistance
 from video_vq.metrics.i3d import I3D
 from video_vq.metrics.protocol import PROTOCOLS
 

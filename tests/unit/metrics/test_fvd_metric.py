@@ -8,7 +8,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from video_vq.errors import InputError
 from video_vq.metrics.frechet import Moments, frechet_distance
-from video_vq.metrics.fvd import FrechetVideoDistance, clip_features, real_floor
+from video_vq.metrics.fvd import clip_features, real_floor
+from video_vq.metrics.fvd_metric import FrechetVideoDistance
 from video_vq.metrics.protocol import PROTOCOLS, FVDProtocol
 
 NUM_FRAMES = 2  # to be fast

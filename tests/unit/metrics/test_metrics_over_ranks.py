@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from video_vq.metrics.code_usage import CodeUsage
-from video_vq.metrics.fvd import FrechetVideoDistance
+from video_vq.metrics.fvd_metric import FrechetVideoDistance
 from video_vq.metrics.protocol import DEFAULT_PROTOCOL
 
 NUM_RANKS = 2
