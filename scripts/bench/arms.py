@@ -57,7 +57,7 @@ class Peer(nn.Module):
             commitment_weight=1.0,
             kmeans_init=True,
             threshold_ema_dead_code=2,
-            rotation_trick=True,
+            rotation_trick=False,
         )
 
     def forward(
@@ -123,12 +123,12 @@ class Ours(nn.Module):
         if isinstance(self.quantizer, VectorQuantizer):
             with torch.no_grad():
                 latents = self.quantizer.latents(self.encoder(video))
-            self.quantizer.codebook.initialize((latents,), seed=0)
+            self.quantizer.codebook.initialize((latents,), torch.initial_seed())
 
     def end_step(self) -> None:
         """Update our codebook after an optimizer step; the peer's changes in the forward pass."""
         if isinstance(self.quantizer, VectorQuantizer) and self._statistics is not None:
-            self.quantizer.codebook.update(self._statistics, seed=0)
+            self.quantizer.codebook.update(self._statistics, torch.initial_seed())
 
 
 class VideoGPTLike(Baseline):
@@ -159,7 +159,7 @@ class Arm(NamedTuple):
 
 LEARNED = QuantizerConfig(codebook_size=CODEBOOK_SIZE, codebook_dim=CODEBOOK_DIM)
 STRAIGHT_THROUGH = replace(LEARNED, estimator="straight_through")
-FROZEN = replace(LEARNED, learning="frozen")
+FROZEN = replace(STRAIGHT_THROUGH, learning="frozen")
 OUR_RATE = 4e-3  # of the demo's tokenizer
 OUR_RATES = (1e-3, OUR_RATE)  # for other architectures
 

@@ -3,9 +3,11 @@
 Each combination of arm, CPU budget and seed is a separate training run, with cosine decay of the
 learning rate to the end of the budget. An arm's learning rate is chosen on val clips at the median
 budget with the first seed. All runs of a seed see the same clips in the same order, with the loss
-and the optimizer of their recipe. During training, the PSNR on a few val clips shows when
-a run reaches 26 and 28 dB; these checks are not charged to the budget. If the script is started
-again, it skips finished runs and restarts interrupted runs. Example:
+and the optimizer of their recipe. Give all budgets and seeds in one call.
+
+During training, the PSNR on a few val clips shows when a run reaches 26 and 28 dB; these checks are
+not charged to the budget. If the script is started again, it skips finished runs and restarts
+interrupted runs. Example:
 
   data-prep synthetic raw --videos 800 && data-prep ucf101 raw --out clips --size 32 --split 1
   OMP_NUM_THREADS=1 python scripts/bench/quality.py clips --out runs/quality --seconds 60 120 240
@@ -15,6 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from statistics import median_low
@@ -34,7 +37,6 @@ from quality_training import (
     similarity,
     train,
 )
-from recipes import WARMUP
 
 from video_vq.data.loader import read_windows
 from video_vq.data.windows import scoring_windows
@@ -46,7 +48,7 @@ from video_vq.metrics.i3d import I3D, load_i3d
 from video_vq.models.tokenizer import to_pixels
 from video_vq.nn.blocks import num_parameters
 from video_vq.stores.clips import ClipStore
-from video_vq.stores.files import written_aside
+from video_vq.stores.files import sha256_json, written_aside
 
 KMEANS_CLIPS = 256
 
@@ -183,7 +185,12 @@ def compare(
         out / "plan.json",
         {
             **settings._asdict(),
-            "warmup": WARMUP,
+            "recipes": sha256_json(
+                {
+                    name: [asdict(arm.recipe.optimizer), arm.learning_rates]
+                    for name, arm in ARMS.items()
+                }
+            ),
             "checks": [CHECKS, CHECKED_CLIPS],
             "data": store.content_hash,
             "frame_size": list(store.frame_size_hw),

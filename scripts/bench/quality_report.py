@@ -23,10 +23,10 @@ LABEL_HEIGHT = 15.0
 
 
 def best(results: Sequence[Result]) -> list[Result]:
-    """Return a result for each arm and budget: the mean over seeds at the best learning rate.
+    """Return a result for each arm and budget: the mean over seeds at the chosen learning rate.
 
-    The best learning rate is that with the highest mean PSNR on val clips. `psnr_of_seeds` and
-    `rfvd_of_seeds` in a result are the values of each seed.
+    That is the learning rate with the most runs and, among those, with the highest mean PSNR on val
+    clips. `psnr_of_seeds` and `rfvd_of_seeds` in a result are the values of each seed.
     """
     runs: dict[tuple[str, float], dict[float, list[Result]]] = {}
     for result in results:
@@ -43,9 +43,11 @@ def _seeds_then_val(runs: Sequence[Result]) -> tuple[int, float]:
 
 def _mean(runs: Sequence[Result]) -> Result:
     averaged = ("psnr", "val_psnr", "ssim", "rfvd", "code_usage", "clips_per_second")
-    found = {key: mean(run[key] for run in runs) for key in averaged if key in runs[0]}
+    found = {
+        key: mean(run[key] for run in runs) for key in averaged if all(key in run for run in runs)
+    }
     lists = {
-        f"{key}_of_seeds": [run[key] for run in runs] for key in ("psnr", "rfvd") if key in runs[0]
+        f"{key}_of_seeds": [run[key] for run in runs] for key in found.keys() & {"psnr", "rfvd"}
     }
     times = {goal: _mean_time(runs, goal) for goal in runs[0]["seconds_to"]}
     return {**runs[0], **found, **lists, "seconds_to": times}
@@ -70,7 +72,7 @@ def budgets_of(results: Sequence[Result]) -> list[float]:
 
 
 def by_arm(results: Sequence[Result]) -> dict[str, dict[float, Result]]:
-    """Return the best runs by arm and budget, the arm with the highest final PSNR first."""
+    """Return the results of `best` by arm and budget, the arm with the highest final PSNR first."""
     found: dict[str, dict[float, Result]] = {}
     for result in best(results):
         found.setdefault(result["arm"], {})[result["seconds"]] = result
@@ -89,7 +91,8 @@ def markdown(results: Sequence[Result], controls: dict[str, dict[str, float]]) -
     """Return a Markdown table with a row for each arm and each untrained control.
 
     The columns are the PSNR at every budget, the scores at the largest budget, and the CPU time
-    needed to reach each PSNR goal.
+    needed to reach each PSNR goal: means over seeds, PSNR and rFVD with their range. A goal counts
+    as reached within a budget if all seeds reach it.
     """
     budgets = budgets_of(results)
     heads = [f"PSNR, dB, {seconds:g} s" for seconds in budgets]
@@ -105,7 +108,7 @@ def markdown(results: Sequence[Result], controls: dict[str, dict[str, float]]) -
         ]
         cells = [
             f"{last['ssim']:.3f}",
-            with_range(last["rfvd_of_seeds"], 0) if "rfvd" in last else "",
+            with_range(last["rfvd_of_seeds"], 0) if "rfvd_of_seeds" in last else "",
             *(seconds_to(goal, runs) for goal in goals),
             f"{last['code_usage']:.2f}" if "code_usage" in last else "",
             f"{last['lr']:g}",
@@ -220,7 +223,7 @@ def score_panel(
 def rfvd_bars(arms: dict[str, dict[float, Result]], colours: dict[str, str]) -> list[str]:
     """Return the SVG elements of the rFVD bars on the right; empty if no rFVD was computed."""
     last = {name: runs[max(runs)] for name, runs in arms.items()}
-    found = {name: run for name, run in last.items() if "rfvd" in run}
+    found = {name: run for name, run in last.items() if "rfvd_of_seeds" in run}
     if not found:
         return []
     seconds = max(run["seconds"] for run in found.values())

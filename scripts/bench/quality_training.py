@@ -28,7 +28,7 @@ Clips = UInt8[Tensor, "b t h w 3"]
 
 
 class Settings(NamedTuple):
-    """The settings that all training runs of a comparison share."""
+    """The settings that all training runs of a comparison share, except for the seed."""
 
     batch_size: int
     precision: str

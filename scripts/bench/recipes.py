@@ -14,7 +14,7 @@ from video_vq.training.optimizer import OUTER_LAYERS
 from video_vq.training.training_config import OptimizerConfig
 
 SCHEDULE = 1000  # the whole budget in the schedule's steps
-WARMUP = SCHEDULE // 5  # a long share, as budgets have few steps: less leaves models on a plateau
+WARMUP = SCHEDULE // 5  # a long share, as budgets have few steps: less leaves AdamW on a plateau
 RECONSTRUCTION = 4.0
 
 Video = Float[Tensor, "b 3 t h w"]
@@ -84,4 +84,5 @@ class Recipe(NamedTuple):
 
 
 ADAMW = OptimizerConfig(kind="adamw", steps=SCHEDULE, warmup_steps=WARMUP)
+# Muon starts well after a short warm-up; the demo's tokenizer has 50 steps of 1,500.
 OURS = Recipe(OurLoss, replace(ADAMW, kind="muon", warmup_steps=SCHEDULE // 20))

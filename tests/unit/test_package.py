@@ -22,18 +22,19 @@ def test_the_package_lists_its_names_and_loads_nothing_for_it():
     subprocess.run([sys.executable, "-c", LAZY], check=True)
 
 
-# Both together take longer to import than torch does; every rank of every command would wait.
+# torchmetrics and what it loads take longer to import than torch does, for every rank.
 SLOW_TO_IMPORT = """
 import importlib, pkgutil, sys, video_vq
 for module in pkgutil.walk_packages(video_vq.__path__, "video_vq."):
-    if module.name not in {"video_vq.__main__", "video_vq.metrics.fvd_metric"}:
+    # The kernels need Triton, which is only there on Linux.
+    if not module.name.endswith(("__main__", "fvd_metric")) and "kernels." not in module.name:
         importlib.import_module(module.name)
 loaded = {"torchmetrics", "transformers", "matplotlib", "scipy.stats"} & set(sys.modules)
 assert not loaded, f"a module of video_vq loads {loaded}"
 """
 
 
-def test_no_module_but_the_metric_of_torchmetrics_loads_torchmetrics():
+def test_no_module_but_the_torchmetrics_metric_loads_what_imports_slowly():
     subprocess.run([sys.executable, "-c", SLOW_TO_IMPORT], check=True)
 
 

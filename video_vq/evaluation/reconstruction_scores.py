@@ -130,17 +130,18 @@ def score_reconstructions(setup: EvaluationSetup, st_lpips: StLpips | None) -> R
         return Copies(copies, {})
 
     values, features = score_copies(setup, metrics, copy, "reconstructed")
-    counts = usage.over_ranks().counts
+    total = usage.over_ranks()
     grid_thw = backbone.grid_thw((setup.num_frames, *store.frame_size_hw))
     bits = math.prod(grid_thw) * math.log2(tokenizer.config.quantizer.codebook_size)
-    use = usage.compute()
+    use = total.of_this_rank()
     scores = {
         **{name: quantiles(each) for name, each in values.items()},
         "rfvd": setup.fvd(features),
         "codebook": {**use._asdict(), "levels": [level._asdict() for level in use.levels]},
         "vocabulary": list(vocabulary),
         "code_counts": [  # one list per level, with the most used codes first
-            level.sort(descending=True).values.tolist() for level in counts.split(list(vocabulary))
+            level.sort(descending=True).values.tolist()
+            for level in total.counts.split(list(vocabulary))
         ],
         "clips": per_clip(store, setup.windows, values),
         "bits_per_clip": bits,

@@ -54,7 +54,7 @@ class CodeUsage:
 
     Args:
         codebook_size: number of codes, K; a sequence gives the number of codes at each level.
-        device: device of the counts.
+        device: device of the counts; None for the CPU. Several ranks under NCCL need their GPU.
 
     Attributes:
         counts: number of times that each code occurred on this rank; levels follow each other.
@@ -138,11 +138,14 @@ class CodeUsage:
         Raises:
             InputError: no codes were counted.
         """
-        total = self.over_ranks()
-        if int(total.counts.sum()) == 0:
+        return self.over_ranks().of_this_rank()
+
+    def of_this_rank(self) -> CodebookUse:
+        """Return the code usage over the batches of this rank alone; see `compute`."""
+        if int(self.counts.sum()) == 0:
             raise InputError("code usage needs at least one code, found none")
-        usage = (total.batch_usage / total.num_batches).reshape(-1).tolist()
-        counts = total.counts.split(list(self.vocabulary))
+        usage = (self.batch_usage / self.num_batches).reshape(-1).tolist()
+        counts = self.counts.split(list(self.vocabulary))
         levels = tuple(_use(*level) for level in zip(counts, usage, strict=True))
         means = {
             name: sum(getattr(level, name) for level in levels) / len(levels)

@@ -31,6 +31,15 @@ def sides() -> tuple[Tensor, Tensor, Tensor]:
     return real, fake, codes
 
 
+def of_levels(rank: int) -> tuple[float, ...]:
+    """Return the usage of two levels of codes, which only rank 0 has."""
+    usage = CodeUsage((20, 4))
+    if rank == 0:
+        usage.update(torch.tensor([[3, 1], [19, 1], [3, 0]]))
+    use = usage.compute()
+    return (use.num_tokens, *(value for level in use.levels for value in level))
+
+
 def scores(rank: int, num_ranks: int) -> tuple[float, tuple[float, ...]]:
     real, fake, codes = (side[rank::num_ranks] for side in sides())
     protocol = replace(DEFAULT_PROTOCOL, num_frames=2)
@@ -41,7 +50,7 @@ def scores(rank: int, num_ranks: int) -> tuple[float, tuple[float, ...]]:
         usage.update(batch)
     use = usage.compute()
     figures = [value for name, value in use._asdict().items() if name != "levels"]
-    return float(fvd.compute()), (*figures, *(value for level in use.levels for value in level))
+    return float(fvd.compute()), (*figures, *of_levels(rank))
 
 
 def scores_over_ranks(rank: int, folder: str) -> tuple[float, tuple[float, ...]]:
