@@ -21,6 +21,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_docstrings.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/config_table.py --check
 
 # The site opens from the disk: site/index.html. The variable silences an advertisement of the theme.
 docs: $(VENV)/.installed-docs

@@ -172,7 +172,11 @@ def with_table(page: str, text: str) -> str:
 
 
 if __name__ == "__main__":
+    page, made = PAGE.read_text(), table()
     if sys.argv[1:] == ["--write"]:
-        PAGE.write_text(with_table(PAGE.read_text(), table()))
+        PAGE.write_text(with_table(page, made))
+    elif sys.argv[1:] == ["--check"]:
+        if with_table(page, made) != page:
+            sys.exit("docs/configs.md is stale: run `python scripts/config_table.py --write`")
     else:
-        print(table())
+        print(made)

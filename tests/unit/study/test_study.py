@@ -262,7 +262,9 @@ def test_a_run_by_the_real_commands(tmp_path):
             "data_prep synthetic {raw} --layout ucf101 --videos 24 --frames 20 --size 64 --seed 0",
             "data_prep ucf101 {raw} --out {clips} --size 32 --split 1",
         ],
-        "tokenizer_settings": ["optim.steps=2", "optim.warmup_steps=1", "run.validation_clips=2"],
+        "tokenizer_settings": [
+            *("optim.steps=2", "optim.warmup_steps=1", "run.validation_clips=2", "run.log_every=1")
+        ],
         "prior_settings": ["optim.steps=2", "optim.warmup_steps=1", "run.validation_clips=2"],
         "sampling": [],
     }
