@@ -2,6 +2,7 @@
 
     python scripts/config_table.py           # prints it
     python scripts/config_table.py --write   # puts it into docs/configs.md
+    python scripts/config_table.py --check   # fails if docs/configs.md has another table
 
 Nothing is measured; everything is counted on tensors without data.
 """
