@@ -1,6 +1,7 @@
 """Runs to be killed or stopped, with their processes, output and results."""
 
 import json
+import multiprocessing
 import signal
 import subprocess
 import time
@@ -119,6 +120,18 @@ def last_step(run: Path, since: float) -> int:
     except (FileNotFoundError, IndexError):
         return 0
     return last["step"] if last["clock"] >= since else 0
+
+
+def kill_after(step: int, run: Path, training: Callable[[], object]) -> int:
+    """Train in a fork of this process, kill it after a step, and return its last logged step."""
+    process = multiprocessing.get_context("fork").Process(target=training)
+    started = time.time()
+    process.start()
+    wait_for(lambda: last_step(run, started) >= step or not process.is_alive(), f"step {step}")
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    return last_step(run, started)
 
 
 def of_ranks(folder: Path, what: str) -> dict[int, int]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from runs import SMALL_PRIOR, SMALL_TOKENIZER, AfterStep, make_clip_store
-from survival import Run, final_state, last_step, log_without_times, wait_for
+from survival import final_state, kill_after, log_without_times
 from test_evaluation import quick_network
 
 from video_vq.cli import main
@@ -39,6 +38,13 @@ KINDS = {
         (8,) * 4,
         "8 x 8 x 8 x 8",
     ),
+    "ibq": (
+        "{codebook_size: 32, codebook_dim: 8, learning: gradient,"
+        " estimator: index_backpropagation}",
+        (32,),
+        None,
+    ),
+    "diveq": ("{codebook_size: 32, codebook_dim: 8, estimator: diveq}", (32,), None),
 }
 TOKENIZER = SMALL_TOKENIZER.replace("num_frames: 4", "num_frames: 16")
 PLAIN = "{codebook_size: 32, codebook_dim: 8}"
@@ -127,42 +133,27 @@ def test_a_quantizer_goes_the_whole_way(kind, clips, tmp_path, monkeypatch, caps
     assert "level" not in capsys.readouterr().err
 
 
-def in_process(config: Path, data: Path, out: Path, stop: int) -> None:
+def train_in_process(config: Path, data: Path, out: Path, stop: int, *settings: str) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    loaded = load_config(TokenizerTrainingConfig, config)
+    loaded = load_config(TokenizerTrainingConfig, config, settings)
     train_tokenizer(loaded, data, out, request=AfterStep(stop))
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("kind", ["lfq", "residual", "grouped"])
-def test_a_run_in_two_parts_is_bit_equal_to_a_run_in_one(kind, clip_store, tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+def test_neither_a_stop_nor_a_kill_changes_a_bit(kind, clip_store, tmp_path):
     config = settings(tmp_path, KINDS[kind][0], SMALL_TOKENIZER)
-    in_process(config, clip_store, tmp_path / "whole", 100)
-    in_process(config, clip_store, tmp_path / "part", 3)
-    assert not (tmp_path / "part/tokenizer").exists()
-    in_process(config, clip_store, tmp_path / "part", 100)
-    whole, part = tmp_path / "whole", tmp_path / "part"
-    assert final_state(part, 6) == final_state(whole, 6)
-    assert log_without_times(part) == log_without_times(whole)
-
-
-def test_a_kill_changes_no_bit_of_residual_levels_with_dropout(clip_store, tmp_path):
-    config = settings(tmp_path, KINDS["residual"][0], SMALL_TOKENIZER)
-    steps = ("optim.steps=60", "run.checkpoint_every=5", "run.validate_every=60")
-
-    def command(out: Path) -> list[object]:
-        train = ("train-tokenizer", "--config", config, "--data", clip_store, "--out", out)
-        return [sys.executable, "-m", "video_vq", *train, "--tracker", "none", *steps]
-
-    run(*command(tmp_path / "whole")[3:])
-    killed = tmp_path / "killed"
-    with Run(tmp_path, command(killed), {}) as process:
-        wait_for(lambda: last_step(killed, 0) >= 20, "20 steps")
-        process.kill()
-    assert not (killed / "tokenizer").exists()
-    run(*command(killed)[3:])
-    assert final_state(killed, 60) == final_state(tmp_path / "whole", 60)
+    steps = ("optim.steps=40", "run.checkpoint_every=5", "run.validate_every=40")
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train_in_process(config, clip_store, whole, 100, *steps)
+    train_in_process(config, clip_store, run, 3, *steps)
+    last = kill_after(12, run, lambda: train_in_process(config, clip_store, run, 100, *steps))
+    assert 12 <= last < 40
+    assert not (run / "tokenizer").exists()
+    train_in_process(config, clip_store, run, 100, *steps)
+    assert final_state(run, 40) == final_state(whole, 40)
+    assert log_without_times(run) == log_without_times(whole)
 
 
 def test_models_and_tokens_of_other_levels_are_refused(clips, tmp_path):
