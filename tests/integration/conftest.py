@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from hostile_report import make_hostile_run
-from runs import make_clip_store
+from runs import Preloaded, make_clip_store
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +15,13 @@ def clip_store(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("stores") / "clips"
     make_clip_store(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def preloaded() -> Iterator[Preloaded]:
+    """Yield a server that runs `video-vq` without loading PyTorch again."""
+    with Preloaded() as server:
+        yield server
 
 
 @pytest.fixture

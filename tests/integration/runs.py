@@ -2,13 +2,17 @@
 
 import io
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import preloaded
 
 from video_vq.cli import main
 from video_vq.stores.clips import ClipStore, ClipStoreWriter, PreparedVideo, Video
@@ -93,14 +97,51 @@ def video_vq(*arguments: str | Path, expect: int = 0, **changes: str):
     return checked(answer, expect)
 
 
-def launch(processes: int, *arguments: str | Path, expect: int = 0, **changes: str):
-    """Run `video-vq` under `accelerate launch` on CPU ranks, and check the exit status."""
-    return launch_program(processes, "-m", "video_vq", *arguments, expect=expect, **changes)
+class Preloaded:
+    """The server of preloaded.py; use as a context manager.
 
+    Attributes:
+        folder: folder for PATH, whose `video-vq` is a client of the server.
+    """
 
-def launch_program(processes: int, *program: str | Path, expect: int = 0, **changes: str):
-    """Run a Python program under `accelerate launch` on CPU ranks, and check the exit status."""
-    return run([*launcher(processes), *program], expect, **changes)
+    def __init__(self):
+        self._made = TemporaryDirectory()  # in /tmp: the names of sockets must be short
+        self.folder = Path(self._made.name)
+        command = [sys.executable, preloaded.__file__, "serve", self.folder / "socket"]
+        self._server = subprocess.Popen(
+            command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._client = [sys.executable, "-SE", preloaded.__file__, "run", self.folder / "socket"]
+        words = " ".join(str(word) for word in self._client)
+        (self.folder / "video-vq").write_text(f'#!/bin/sh\nexec {words} "$0" "$@"\n')
+        (self.folder / "video-vq").chmod(0o700)
+
+    def __enter__(self) -> "Preloaded":
+        assert self._server.stdout is not None
+        assert self._server.stdout.readline() == b"ready\n"
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.communicate()  # which closes its input
+        self._made.cleanup()
+
+    def ranks(self, processes: int, *command: str | Path, **changes: str):
+        """Run `video-vq` or a Python file on CPU ranks, which must succeed; return their outputs.
+
+        The ranks have a launcher's variables, but are forks of the server.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_PORT": port}
+
+        def one(rank: int):
+            numbers = {**shared, "RANK": rank, "LOCAL_RANK": rank}
+            of_launcher = {name: str(number) for name, number in numbers.items()}
+            here = {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_MIXED_PRECISION": "no"}
+            return run([*self._client, *command], 0, **of_launcher, **here, **changes)
+
+        with ThreadPoolExecutor(processes) as pool:
+            return list(pool.map(one, range(processes)))
 
 
 def launcher(processes: int) -> list[str]:

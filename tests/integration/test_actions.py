@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from runs import SMALL_PRIOR, launch
+from runs import SMALL_PRIOR
 from trained import trained_tokenizer
 
 from video_vq.cli import main
@@ -161,14 +161,14 @@ def test_samples_follow_the_actions_of_a_store_or_of_a_file(made, tmp_path):
     assert not np.array_equal(second, grids(tmp_path / "store")[1])
 
 
-def test_two_ranks_sample_what_one_samples(made, tmp_path):
+def test_two_ranks_sample_what_one_samples(made, tmp_path, preloaded):
     arguments = ["--tokenizer", made / "t", "--actions", made / "clips", "--samples-per-clip", "2"]
     common = ["sample", "--prior", made / "p", *arguments, "--batch-size", "4", "--out"]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     run(*common, tmp_path / "one")
     torch.set_num_threads(threads)
-    launch(2, *common, tmp_path / "two")
+    preloaded.ranks(2, "video-vq", *common, tmp_path / "two")
     one, two = (
         json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("one", "two")
     )

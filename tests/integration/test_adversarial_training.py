@@ -9,7 +9,7 @@ from pathlib import Path
 import observed
 import pytest
 import torch
-from runs import SMALL_TOKENIZER, AfterStep, launch_program, make_clip_store
+from runs import SMALL_TOKENIZER, AfterStep, make_clip_store
 from safetensors.torch import load_file
 
 from video_vq.config import load_config
@@ -57,7 +57,7 @@ def checkpoint(run: Path, step: int) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
 
 
-def test_two_ranks_train_against_one_discriminator(config_file, clip_store, tmp_path):
+def test_two_ranks_train_against_one_discriminator(config_file, clip_store, tmp_path, preloaded):
     settings = (
         *ADVERSARIAL,
         "loss.adversarial.start=17",
@@ -68,7 +68,7 @@ def test_two_ranks_train_against_one_discriminator(config_file, clip_store, tmp_
         "run.validate_every=50",
         "run.checkpoint_every=50",
     )
-    launch_program(
+    preloaded.ranks(
         *(2, observed.__file__),
         *("train-tokenizer", "--config", config_file, "--data", clip_store),
         *("--out", tmp_path / "two", *settings),

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from runs import SMALL_TOKENIZER, environment, launch
+from runs import SMALL_TOKENIZER, environment, launcher
 
 from video_vq.models.tokenizer import VideoTokenizer
 
@@ -92,7 +92,9 @@ def arguments(clip_store, tmp_path_factory) -> list[str]:
 def whole(arguments, tmp_path_factory) -> Path:
     """Return the folder of an undisturbed run with four ranks on one node."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    launch(RANKS, *arguments, run)
+    subprocess.run(
+        [*launcher(RANKS), "-m", "video_vq", *arguments, run], env=environment(), check=True
+    )
     return run
 
 

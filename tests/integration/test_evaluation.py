@@ -14,7 +14,7 @@ import pytest
 import torch
 from made_videos import scene
 from PIL import Image
-from runs import SMALL_PRIOR, SMALL_TOKENIZER, environment, launch, make_clip_store, video_vq
+from runs import SMALL_PRIOR, SMALL_TOKENIZER, environment, make_clip_store, video_vq
 
 import data_prep.cli
 from video_vq.cli import main
@@ -84,7 +84,9 @@ def assert_close(one, other, path: str = "") -> None:
 
 
 @pytest.mark.weights
-def test_two_ranks_score_as_one_does_and_a_killed_run_repeats_no_clip(made, tmp_path, monkeypatch):
+def test_two_ranks_score_as_one_does_and_a_killed_run_repeats_no_clip(
+    made, tmp_path, monkeypatch, preloaded
+):
     monkeypatch.setenv("VIDEO_VQ_CACHE", str(tmp_path / "cache"))
     full = [*("--tokens", made / "tokens", "--prior", made / "prior", "--controls")]
     full += ["--num", str(NUM)]  # the network takes a second for each clip
@@ -106,7 +108,7 @@ def test_two_ranks_score_as_one_does_and_a_killed_run_repeats_no_clip(made, tmp_
     assert num_known(tmp_path / "cache") == 5 * NUM
     assert kept < 5 * NUM
     two = [*arguments(made, "a", tmp_path / "two"), *full]
-    launch(2, *two, VIDEO_VQ_CACHE=str(tmp_path / "other cache"))
+    preloaded.ranks(2, "video-vq", *two, VIDEO_VQ_CACHE=str(tmp_path / "other cache"))
     assert num_known(tmp_path / "other cache") == 5 * NUM
     assert_close(comparable(tmp_path / "one"), comparable(tmp_path / "two"))
     scores = comparable(tmp_path / "one")

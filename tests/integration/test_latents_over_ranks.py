@@ -7,12 +7,11 @@ import pytest
 import ranks
 import torch
 from ranks import OF_LATENTS, make_data
-from runs import launch_program
 from test_ranks import distance, tensors
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory, preloaded) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     make_data(folder)
     for world in (1, 2):
@@ -21,7 +20,7 @@ def folder(tmp_path_factory) -> Path:
     torch.set_num_threads(1)
     ranks.of_latents(folder, folder / "1")
     torch.set_num_threads(threads)
-    launch_program(2, Path(ranks.__file__), folder, "of_latents")
+    preloaded.ranks(2, ranks.__file__, folder, "of_latents")
     return folder
 
 

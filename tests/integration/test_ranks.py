@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from holder import Holder
 from ranks import ACCUMULATIONS, BAD_STEPS, KINDS, SIZES, make_data, settings, train
-from runs import AfterStep, launch_program, run
+from runs import AfterStep, launcher, run
 
 from video_vq.training.checkpoint import CheckpointFolder
 
@@ -44,7 +44,7 @@ def two(folder):
     cases = ("parity", "validation", "poison", "more_ranks", "second_start", "diverge")
     with Holder(folder / "2" / "held") as holder:
         (folder / "2" / "holder").write_text(holder.name)
-        return launch_program(2, SCRIPT, folder, *cases, expect=1)
+        return run([*launcher(2), SCRIPT, folder, *cases], expect=1)
 
 
 def lines(path: Path) -> list[dict]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import run
+from runs import Preloaded, run
 
 from video_vq.media.encode import write_video
 
@@ -36,8 +36,10 @@ def shrunk(commands: str) -> str:
     return re.sub(r"(train-prior .*)", rf"\1 {SHORT} model.width=32 model.depth=1", commands)
 
 
-def bash(commands: str, folder: Path) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def bash(commands: str, folder: Path, preloaded: Preloaded | None) -> None:
+    """Run commands in a folder, with the `video-vq` of a server if there is one."""
+    first = [] if preloaded is None else [str(preloaded.folder)]
+    path = os.pathsep.join([*first, str(Path(sys.executable).parent), os.environ["PATH"]])
     run(["bash", "-ec", f"cd {folder}\n{commands}"], PATH=path)
 
 
@@ -57,19 +59,19 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.mark.weights
-def test_the_three_paths_of_the_readme(folder):
-    bash(block("<!-- score -->"), folder)
-    bash(shrunk(block("<!-- tokenize -->")), folder)
+def test_the_three_paths_of_the_readme(folder, preloaded):
+    bash(block("<!-- score -->"), folder, preloaded)
+    bash(shrunk(block("<!-- tokenize -->")), folder, preloaded)
     assert (folder / "side_by_side.mp4").stat().st_size > 0
-    bash(f"python - <<'END'\n{block('<!-- python -->')}\nEND", folder)
-    bash(shrunk(block("<!-- many-gpus -->")), folder)
+    bash(f"python - <<'END'\n{block('<!-- python -->')}\nEND", folder, preloaded)
+    bash(shrunk(block("<!-- many-gpus -->")), folder, preloaded)
     described = json.loads((folder / "runs" / "ucf101" / "run.json").read_text())
     assert described["identity"]["world_size"] == 2
 
 
 @pytest.mark.weights
-def test_your_own_videos(folder):
-    bash(shrunk(block("<!-- own-videos -->", USAGE)), folder)
+def test_your_own_videos(folder, preloaded):
+    bash(shrunk(block("<!-- own-videos -->", USAGE)), folder, preloaded)
     scores = json.loads((folder / "own" / "scores" / "scores.json").read_text())
     assert scores["generation"]["gfvd"]["num_fake"] > 0
     page = (folder / "own" / "report.html").read_text()
@@ -79,5 +81,5 @@ def test_your_own_videos(folder):
 
 @pytest.mark.weights
 def test_the_demo_goes_through_every_step(tmp_path):
-    bash(f"SMOKE=1 bash {REPOSITORY}/scripts/demo.sh {tmp_path}/demo", tmp_path)
+    bash(f"SMOKE=1 bash {REPOSITORY}/scripts/demo.sh {tmp_path}/demo", tmp_path, None)
     assert (tmp_path / "demo" / "report.html").stat().st_size > 50_000

@@ -15,12 +15,12 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("script", "grid"), [("reproduce_bair.sh", [5, 16, 16]), ("reproduce_ucf101.sh", [4, 8, 8])]
 )
-def test_the_whole_chain_runs_on_the_official_layout(script, grid, tmp_path):
-    commands = str(Path(sys.executable).parent)
+def test_the_whole_chain_runs_on_the_official_layout(script, grid, tmp_path, preloaded):
+    folders = [str(preloaded.folder), str(Path(sys.executable).parent), os.environ["PATH"]]
     run(
         ["bash", REPOSITORY / "scripts" / script, tmp_path / "data", tmp_path / "out"],
         SMOKE="1",
-        PATH=f"{commands}{os.pathsep}{os.environ['PATH']}",
+        PATH=os.pathsep.join(folders),
     )
     out = tmp_path / "out"
     scores = json.loads((out / "scores" / "scores.json").read_text())

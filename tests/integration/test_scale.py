@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import psutil
 import pytest
-from runs import launch, run
+from runs import run
 from survival import Run, wait_for
 from trained import trained_tokenizer
 
@@ -111,9 +111,11 @@ def test_raw_videos_give_the_tokens_that_their_store_gives(made):
     assert stored.num_skipped == 0
 
 
-def test_two_ranks_and_a_fixed_rate_give_the_same_tokens_again(made, tmp_path):
+def test_two_ranks_and_a_fixed_rate_give_the_same_tokens_again(made, tmp_path, preloaded):
     # Of the plain folder: the other rank reads the list that the first has made.
-    launch(2, *encode_command(made, "raw", tmp_path / "two", "--videos-per-shard", "3"))
+    preloaded.ranks(
+        2, "video-vq", *encode_command(made, "raw", tmp_path / "two", "--videos-per-shard", "3")
+    )
     assert hashes(tmp_path / "two") == hashes(made / "of list")
     assert prepare(made, tmp_path / "store", "--fps", "12.5") == 0
     assert prepare(made, tmp_path / "list", "--fps", "12.5", "--list-only") == 0

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from runs import SMALL_PRIOR, SMALL_TOKENIZER, launch, video_vq
+from runs import SMALL_PRIOR, SMALL_TOKENIZER, launcher, run, video_vq
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -116,8 +116,8 @@ def test_the_memory_of_a_dry_run_is_what_a_real_pass_keeps():
 
 def test_a_dry_run_counts_the_processes_of_the_launcher(clip_store, configs):
     config = configs / "tokenizer.yaml"
-    common = ["--data", clip_store, "--out", configs / "run", "--dry-run"]
-    answer = launch(2, "train-tokenizer", "--config", config, *common)
+    train = ("-m", "video_vq", "train-tokenizer", "--config", config, "--data", clip_store)
+    answer = run([*launcher(2), *train, "--out", configs / "run", "--dry-run"])
     assert "activations of 2 clips" in answer.stdout
     assert answer.stdout.count("dry run: nothing was written") == 1
 
