@@ -27,8 +27,8 @@ class OptimizerConfig:
         lr: peak learning rate; `final_lr` is the fraction of this rate that remains at the end.
         warmup_steps: number of optimizer steps of linear warm-up.
         decay_steps: number of final optimizer steps over which the rate falls linearly, after a
-            constant rate (warm-up–stable–decay); null for a cosine decay from the end of the
-            warm-up.
+            constant rate (warm-up–stable–decay), and from the end of the warm-up in a run with
+            fewer steps; null for a cosine decay from the end of the warm-up.
         clip_norm: maximum gradient norm; gradients with a larger norm are scaled down.
         max_bad_steps: number of consecutive skipped steps (loss or gradient not finite) after which
             the run ends.

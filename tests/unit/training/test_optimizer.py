@@ -164,6 +164,12 @@ def test_with_decay_steps_the_rate_is_constant_and_falls_linearly_at_the_end():
     assert rates == pytest.approx([0.5, 1.0, 1.0, 1.0, 1.0, 0.55, 0.1, 0.1])
 
 
+def test_a_run_shorter_than_its_decay_decays_from_the_end_of_its_warmup():
+    config = OptimizerConfig(steps=50, warmup_steps=10, decay_steps=375, lr=1.0, final_lr=0.1)
+    rates = [learning_rate(config, step) for step in (9, 10, 30, 50)]
+    assert rates == pytest.approx([1.0, 1.0, 0.55, 0.1])
+
+
 def test_a_longer_run_has_the_same_rates_until_the_shorter_one_decays():
     short, long = (OptimizerConfig(steps=n, warmup_steps=5, decay_steps=10) for n in (40, 80))
     rates = [[learning_rate(config, step) for step in range(31)] for config in (short, long)]
