@@ -84,5 +84,6 @@ class Recipe(NamedTuple):
 
 
 ADAMW = OptimizerConfig(kind="adamw", steps=SCHEDULE, warmup_steps=WARMUP)
-# Muon starts well after a short warm-up; the demo's tokenizer has 50 steps of 1,500.
-OURS = Recipe(OurLoss, replace(ADAMW, kind="muon", warmup_steps=SCHEDULE // 20))
+# As in the demo: Muon starts well after a short warm-up, and the rate falls only at the end.
+MUON = replace(ADAMW, kind="muon", warmup_steps=SCHEDULE // 20, decay_steps=SCHEDULE // 4)
+OURS = Recipe(OurLoss, MUON)
